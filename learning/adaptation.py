@@ -1,0 +1,286 @@
+"""Adaptation: fit the candidates, guard against negative transfer, choose, calibrate, report.
+
+The support is first put into a canonical order that depends on its inputs alone, and classes are numbered by first
+appearance in it. So neither the order of the rows nor the names of the classes change what is learned.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learning import report
+from learning.base_learner import BaseLearner, Pipeline
+from learning.calibration import conformal_quantile, fit_familiarity, fit_temperature, set_threshold
+from learning.candidates import FittedCandidate, TransferContext, make_candidate
+from learning.config import AutoOptions, MetricOptions, StrategyOptions
+from learning.errors import IncompatibleDomain, InvalidData, UselessModel
+from learning.folds import HeldOut, held_out, plan_folds
+from learning.guard import Gain, card_prior, choose, describe_choice, is_worse_than_chance, paired_gain, row_scores
+from learning.heads import LinearHead
+from learning.meta import MetaLearner
+from learning.parameters import TransferParameters, default_parameters
+from learning.sources import build_bank, stratified_subsample
+from learning.types import Domain, Featuriser, LabelledSet, Modality, Progress
+
+#: Source rows kept per domain; beyond it more rows cost time and change little.
+MAX_SOURCE_ROWS = 1_000
+#: Support rows kept in the artifact as evidence and as the reference of familiarity.
+MAX_REFERENCE_ROWS = 256
+#: Ridge answers live in 0..1 and logits do not; where nothing was held out this is the temperature.
+UNKNOWN_TEMPERATURE = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adaptation:
+    """The base learner of the target, and the report of how it came about (JSON-able)."""
+
+    learner: BaseLearner
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scored:
+    """A candidate's held-out answers on the target, and its temperature fitted on them."""
+
+    held_out: HeldOut
+    temperature: float
+    useful_S: Tensor
+    """Rows whose held-out answer means something: comparable ones, and all rows where sources know the classes."""
+
+
+def adapt(
+    *,
+    target: Domain,
+    sources: Sequence[Domain],
+    featuriser: Featuriser,
+    modality: Modality,
+    encoder: str,
+    encoder_revision: str,
+    columns: dict[str, str],
+    strategy: str,
+    options: StrategyOptions,
+    meta_learner: MetaLearner | None,
+    seed: int,
+    progress: Progress,
+) -> Adaptation:
+    """Adapts to `target`, transferring from `sources` and `meta_learner` as `strategy` says.
+
+    The same arguments give the same bytes on one CPU.
+
+    Raises:
+        InvalidData: fewer than two examples or fewer than two classes.
+        InvalidOptions: a transfer strategy without anything to transfer.
+        IncompatibleDomain: sources or meta-learner of another task.
+        UselessModel: the fitted model is not finite, or clearly worse than always answering the majority.
+        Cancelled: whatever `progress` raises passes through.
+    """
+    _check(target, sources, meta_learner)
+    support, order_S = canonical(target.data)
+    generator = torch.Generator().manual_seed(seed)
+    progress(0.0, "preparing sources")
+    context = make_context(sources, featuriser, options, meta_learner, generator)
+    names = _candidate_names(strategy, options, context)
+    candidates = {
+        name: make_candidate(name, options, featuriser=featuriser, context=context, seed=seed).tuned(support)
+        for name in names
+    }
+    fold_S = plan_folds(support, options.max_folds, generator)
+    scored: dict[str, Scored] = {}
+    for place, (name, candidate) in enumerate(candidates.items()):
+        share = _part(progress, place, len(names), f"scoring {name}")
+        answers = held_out(candidate, support, fold_S, progress=share)
+        scored[name] = _score(answers, support, knows_classes=name != "target_only" and _shares(context, support))
+    gains = _gains(scored, support, meta_learner)
+    chosen = choose(gains, options.guard_standard_errors) if isinstance(options, AutoOptions) else strategy
+    progress(0.95, "fitting")
+    fitted = candidates[chosen].fit(support)
+    learner = _base_learner(
+        fitted, scored[chosen], support, order_S, options.coverage,
+        modality=modality, strategy=chosen, encoder=encoder, encoder_revision=encoder_revision, columns=columns,
+    )  # fmt: skip
+    warnings = report.usefulness_warnings(scored[chosen].held_out, scored[chosen].useful_S, support)
+    _refuse_useless(learner, warnings)
+    progress(1.0, "fitted")
+    return Adaptation(
+        learner=learner,
+        report=report.make_report(
+            chosen=chosen, scored=scored, gains=gains, support=support, context=context, fitted=fitted,
+            learner=learner, reason=describe_choice(chosen, gains, names), warnings=warnings,
+            sources=sources,
+        ),
+    )  # fmt: skip
+
+
+def _part(progress: Progress, place: int, count: int, phase: str) -> Callable[[float], None]:
+    """Reports a fraction of candidate `place` of `count` as one of the whole, of which scoring is nine tenths."""
+    return lambda done: progress(0.9 * (place + done) / count, phase)
+
+
+def _check(target: Domain, sources: Sequence[Domain], meta_learner: MetaLearner | None) -> None:
+    data = target.data
+    if len(data) < 2:
+        raise InvalidData(f"the dataset has {len(data)} example(s)", hint="label at least two examples")
+    if data.task == "classification" and len(data.labels_N.unique()) < 2:
+        raise InvalidData("the dataset has a single class", hint="add examples of at least one other class")
+    for source in sources:
+        if source.data.task != data.task:
+            raise IncompatibleDomain(
+                f"source {source.name} is a {source.data.task} and the target a {data.task}",
+                hint="use sources of the target's task",
+            )
+    if meta_learner is not None and meta_learner.task != data.task:
+        raise IncompatibleDomain(f"the meta-learner is for {meta_learner.task}, the target is a {data.task}")
+
+
+def canonical(data: LabelledSet) -> tuple[LabelledSet, Tensor]:
+    """`data` ordered by its inputs' content with classes in order of appearance, and the original row of each row."""
+    keys = data.inputs.keys()
+    names = [data.classes[label] if data.classes else "" for label in data.labels_N.tolist()]
+    order_S = torch.tensor(sorted(range(len(data)), key=lambda row: (keys[row], names[row])))
+    ordered = data.select(order_S)
+    if not data.classes:
+        return ordered, order_S
+    classes = tuple(dict.fromkeys(names[row] for row in order_S.tolist()))
+    position = {name: i for i, name in enumerate(classes)}
+    labels_S = torch.tensor([position[names[row]] for row in order_S.tolist()])
+    return LabelledSet(inputs=ordered.inputs, labels_N=labels_S, classes=classes), order_S
+
+
+def make_context(
+    sources: Sequence[Domain],
+    featuriser: Featuriser,
+    options: StrategyOptions,
+    meta_learner: MetaLearner | None,
+    generator: torch.Generator,
+) -> TransferContext | None:
+    """The sources in one feature space with the parameters to transfer by; None where there is nothing to transfer."""
+    if not sources and meta_learner is None:
+        return None
+    if meta_learner is not None:
+        fitted, similarity = meta_learner.featuriser, meta_learner.similarity
+    else:
+        fitted = featuriser.fit([source.data.inputs for source in sources])
+        similarity = options.similarity if isinstance(options, MetricOptions) else "cosine"
+    bank = build_bank(sources, fitted, max_rows=MAX_SOURCE_ROWS, generator=generator) if sources else None
+    learned = meta_learner is not None
+    parameters = meta_learner.parameters if meta_learner is not None else default_parameters(fitted.width)
+    return TransferContext(
+        featuriser=fitted, bank=bank, parameters=parameters.to(torch.float64), similarity=similarity, learned=learned
+    )
+
+
+def _candidate_names(strategy: str, options: StrategyOptions, context: TransferContext | None) -> list[str]:
+    """target_only is always scored: the report compares every strategy with not transferring."""
+    if isinstance(options, AutoOptions):
+        return [name for name in options.candidates if name == "target_only" or context is not None]
+    return list(dict.fromkeys(["target_only", strategy]))
+
+
+def _shares(context: TransferContext | None, support: LabelledSet) -> bool:
+    """Whether sources know every class of the target (or it is a regression), so that even a lone row is a test."""
+    if context is None or context.bank is None:
+        return False
+    return set(support.classes) <= set(context.bank.classes)
+
+
+def _score(answers: HeldOut, support: LabelledSet, *, knows_classes: bool) -> Scored:
+    useful_S = torch.ones_like(answers.comparable_S) if knows_classes else answers.comparable_S
+    temperature = 1.0
+    if support.classes:
+        temperature = fit_temperature(
+            answers.outputs_ST[useful_S], support.labels_N[useful_S], prior=UNKNOWN_TEMPERATURE
+        )
+    return Scored(held_out=answers, temperature=temperature, useful_S=useful_S)
+
+
+def _gains(scored: Mapping[str, Scored], support: LabelledSet, meta_learner: MetaLearner | None) -> dict[str, Gain]:
+    """Every transfer candidate's gain over target_only, from the rows on which both can be judged."""
+    baseline = scored["target_only"]
+    comparable_S = baseline.held_out.comparable_S
+    shots = len(support) / max(len(support.classes), 1)
+    rows = {name: row_scores(s.held_out.outputs_ST, support, s.temperature) for name, s in scored.items()}
+    gains = {}
+    for name, candidate in scored.items():
+        if name == "target_only":
+            continue
+        useful_S = candidate.useful_S
+        gains[name] = paired_gain(
+            rows[name][comparable_S],
+            rows["target_only"][comparable_S],
+            card_prior(meta_learner.card if meta_learner else None, name, shots),
+            worse_than_chance=bool(useful_S.any())
+            and is_worse_than_chance(candidate.held_out.outputs_ST[useful_S], _rows(support, useful_S)),
+        )
+    return gains
+
+
+def _rows(support: LabelledSet, mask_S: Tensor) -> LabelledSet:
+    return support.select(mask_S.nonzero()[:, 0])
+
+
+def _base_learner(
+    fitted: FittedCandidate, scored: Scored, support: LabelledSet, order_S: Tensor, coverage: float, *,
+    modality: Modality, strategy: str, encoder: str, encoder_revision: str, columns: dict[str, str],
+) -> BaseLearner:  # fmt: skip
+    """The calibrated base learner, its classes in alphabetical order and its numbers in stored precision."""
+    useful_S = scored.useful_S
+    outputs_ST, labels_S = scored.held_out.outputs_ST[useful_S], support.labels_N[useful_S]
+    threshold, half_width = 0.0, math.inf
+    if support.classes:
+        threshold = set_threshold((outputs_ST / scored.temperature).softmax(1), labels_S, coverage)
+    else:
+        half_width = conformal_quantile((outputs_ST[:, 0] - labels_S.double()).abs(), coverage)
+    kept_R = stratified_subsample(
+        support.labels_N if support.classes else torch.zeros(len(support)).long(),
+        MAX_REFERENCE_ROWS, torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    reference_RF = fitted.pipeline.featuriser.transform(support.inputs.select(kept_R)).half().float()
+    labels = support.labels_N[kept_R].tolist()
+    order = sorted(range(len(support.classes)), key=lambda c: support.classes[c])
+    return BaseLearner(
+        modality=modality,
+        task=support.task,
+        strategy=strategy,
+        encoder=encoder,
+        encoder_revision=encoder_revision,
+        columns=columns,
+        classes=tuple(support.classes[c] for c in order),
+        pipeline=_stored_precision(fitted.pipeline, order),
+        temperature=scored.temperature,
+        set_threshold=threshold,
+        interval_half_width=half_width,
+        familiarity=fit_familiarity(reference_RF),
+        support_rows=tuple(order_S[kept_R].tolist()),
+        support_labels=tuple(support.classes[y] for y in labels) if support.classes else tuple(labels),
+    )
+
+
+def _stored_precision(pipeline: Pipeline, order: list[int]) -> Pipeline:
+    """The pipeline as an artifact will hold it (float32), so that saving and loading changes no answer."""
+    index = torch.tensor(order) if order else torch.arange(pipeline.head.bias_T.shape[0])
+    head = LinearHead(
+        weight_TF=pipeline.head.weight_TF[index].float().double(), bias_T=pipeline.head.bias_T[index].float().double()
+    )
+    parameters = pipeline.parameters
+    if parameters is not None:
+        parameters = _embedding_only(parameters)
+    return replace(pipeline, head=head, parameters=parameters)
+
+
+def _embedding_only(parameters: TransferParameters) -> TransferParameters | None:
+    """What predicting needs of the learned parameters; nothing where no metric was learned."""
+    return parameters.to(torch.float32).to(torch.float64) if len(parameters.projection_PF) else None
+
+
+def _refuse_useless(learner: BaseLearner, warnings: Sequence[Mapping[str, Any]]) -> None:
+    if not learner.is_finite:
+        raise UselessModel("the fitted model is not finite", hint="check the inputs for extreme values")
+    for warning in warnings:
+        if warning["code"] == "worse_than_majority":
+            raise UselessModel(
+                str(warning["message"]), hint="check the labels, add examples, or use sources of a related domain"
+            )

@@ -1,0 +1,94 @@
+"""From held-out answers to honest ones: temperature, prediction sets, intervals, and a score for unfamiliar queries."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: Temperatures that are tried; ridge outputs live on a scale of 0..1 and want small ones.
+_TEMPERATURES = torch.logspace(-2.0, 1.0, 61, dtype=torch.float64)
+#: Pseudo-rows behind the prior on log temperature: few held-out rows must not make a model sure of itself.
+_PRIOR_STRENGTH = 4.0
+
+
+def fit_temperature(outputs_NC: Tensor, labels_N: Tensor, *, prior: float = 1.0) -> float:
+    """The temperature t of softmax(outputs / t) with the best held-out likelihood (Guo et al. 2017).
+
+    A quadratic pull on log t toward `prior` keeps a handful of lucky rows from giving overconfident answers.
+    With no rows the prior itself.
+    """
+    if outputs_NC.shape[0] == 0:
+        return prior
+    scaled_KNC = outputs_NC.double()[None] / _TEMPERATURES[:, None, None]
+    log_probs_KN = F.log_softmax(scaled_KNC, dim=-1).gather(2, labels_N[None, :, None].expand(len(scaled_KNC), -1, 1))
+    loss_K = -log_probs_KN.sum((1, 2)) + _PRIOR_STRENGTH * (_TEMPERATURES / prior).log().square() / 2
+    return float(_TEMPERATURES[loss_K.argmin()])
+
+
+def expected_calibration_error(probs_NC: Tensor, labels_N: Tensor, *, n_bins: int = 10) -> float:
+    """Mean gap between confidence and accuracy over equal-width confidence bins (Naeini et al. 2015), in 0..1."""
+    if len(labels_N) == 0:
+        return math.nan
+    confidence_N, predicted_N = probs_NC.max(1)
+    correct_N = (predicted_N == labels_N).double()
+    bin_N = (confidence_N * n_bins).long().clamp_max(n_bins - 1)
+    gaps = [
+        (confidence_N[bin_N == b].mean() - correct_N[bin_N == b].mean()).abs() * (bin_N == b).double().mean()
+        for b in bin_N.unique()
+    ]
+    return float(torch.stack(gaps).sum())
+
+
+def conformal_quantile(scores_N: Tensor, coverage: float) -> float:
+    """The ceil((N + 1) coverage)-th smallest score; infinite where N is too small to promise that coverage."""
+    rank = math.ceil((len(scores_N) + 1) * coverage)
+    if rank > len(scores_N):
+        return math.inf
+    return float(scores_N.sort().values[rank - 1])
+
+
+def set_threshold(probs_NC: Tensor, labels_N: Tensor, coverage: float) -> float:
+    """Classes with probability at least this form the prediction set (LAC, Sadinle et al. 2019); 0: all classes."""
+    true_N = probs_NC.gather(1, labels_N[:, None])[:, 0]
+    quantile = conformal_quantile(1 - true_N, coverage)
+    return 0.0 if math.isinf(quantile) else max(0.0, 1 - quantile)
+
+
+def prediction_sets(probs_QC: Tensor, threshold: float) -> Tensor:
+    """(Q, C) bool. The most probable class is always in: an empty set tells a user nothing."""
+    sets_QC = probs_QC >= threshold
+    return sets_QC.scatter(1, probs_QC.argmax(1, keepdim=True), value=True)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Familiarity:
+    """Distance to the nearest known row, on the scale of the known rows' own nearest distances."""
+
+    reference_NF: Tensor
+    typical: float
+    spread: float
+
+    def ood(self, features_QF: Tensor) -> Tensor:
+        """(Q,) in [0, 1]: .5 at three spreads beyond the typical distance."""
+        nearest_Q = torch.cdist(features_QF.float(), self.reference_NF.float()).amin(1)
+        return torch.sigmoid((nearest_Q - self.typical) / self.spread - 3.0)
+
+
+def fit_familiarity(features_NF: Tensor) -> Familiarity:
+    """From rows the learner was fitted on; each row's nearest *other* row tells what is usual.
+
+    With a single row (or only copies of one) the scale of the features themselves stands in.
+    """
+    distances_NN = torch.cdist(features_NF.float(), features_NF.float())
+    distances_NN.fill_diagonal_(math.inf)
+    nearest_N = distances_NN.amin(1)
+    nearest_N = nearest_N[torch.isfinite(nearest_N) & (nearest_N > 1e-6)]
+    if len(nearest_N) < 2:
+        scale = max(1.0, float(features_NF.norm(dim=1).mean()))
+        return Familiarity(reference_NF=features_NF.float(), typical=scale, spread=scale / 4)
+    typical = float(nearest_N.median())
+    # 1.4826 makes the median absolute deviation comparable to a standard deviation.
+    spread = max(1.4826 * float((nearest_N - typical).abs().median()), 0.1 * typical)
+    return Familiarity(reference_NF=features_NF.float(), typical=typical, spread=spread)

@@ -1,0 +1,316 @@
+"""Ways to fit a base learner to one support set. A new strategy is a class here, a dataclass in `learning.config` and a
+line in `make_candidate`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from learning.base_learner import Pipeline
+from learning.config import AutoOptions, InitOptions, MetricOptions, Similarity, StrategyOptions, TargetOnlyOptions
+from learning.dealing import deal_folds
+from learning.errors import InvalidOptions
+from learning.heads import LOGISTIC_REGULARISATION, LinearHead, fit_logistic, fit_ridge, one_hot, ridge_path
+from learning.initialisation import fine_tune, generate
+from learning.metric import WeightedSources, weigh_sources
+from learning.parameters import TransferParameters, embed
+from learning.sources import BankTask, LabelScale, SourceBank, bank_task, label_scale
+from learning.types import Featuriser, FittedFeaturiser, LabelledSet
+
+RIDGE_GRID = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+LOGISTIC_GRID = (0.01, 0.05, 0.25)
+STRENGTH_GRID = (0.01, 0.05, 0.25, 1.0)
+#: Beyond this many numbers (rows x classes) neighbouring regularisations answer alike and searching only costs time.
+GRID_LIMIT = 2_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TransferContext:
+    """What the transfer strategies know besides the support: a fixed feature space, the sources in it, the parameters.
+
+    The space was fitted on sources only, so nothing of a held-out target row is in it. `learned` is whether the
+    parameters come from a meta-learner.
+    """
+
+    featuriser: FittedFeaturiser
+    bank: SourceBank | None
+    parameters: TransferParameters
+    similarity: Similarity
+    learned: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SourceUse:
+    """How a fitted candidate used the sources: a weight per bank row (metric) or per domain (init)."""
+
+    bank_row_M: Tensor
+    weights_M: Tensor
+    domain_weights_D: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedCandidate:
+    pipeline: Pipeline
+    sources: SourceUse | None = None
+
+
+class Candidate(Protocol):
+    """A strategy bound to its options and context."""
+
+    @property
+    def name(self) -> str: ...
+
+    def tuned(self, support: LabelledSet) -> "Candidate":
+        """The same candidate with every open hyper-parameter fixed to what suits `support`.
+
+        Done once, before the held-out scoring: choosing among a few values inside every fold as well costs ten times
+        the time and moves a score by less than its interval.
+        """
+        ...
+
+    def fit(self, support: LabelledSet) -> FittedCandidate:
+        """Fits on `support` alone (plus the context). A class of `support.classes` may have no row in a fold."""
+        ...
+
+
+def _targets(support: LabelledSet) -> tuple[Tensor, LabelScale]:
+    """(S, T) one-hot or standardised labels, and the scale of the latter."""
+    if support.classes:
+        return one_hot(support.labels_N, len(support.classes)), LabelScale()
+    scale = label_scale(support.labels_N)
+    return ((support.labels_N.double() - scale.mean) / scale.deviation)[:, None], scale
+
+
+def _in_label_units(head: LinearHead, scale: LabelScale) -> LinearHead:
+    return LinearHead(weight_TF=head.weight_TF * scale.deviation, bias_T=head.bias_T * scale.deviation + scale.mean)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TargetOnly:
+    """The base learner on the support alone: logistic regression, or ridge with exact leave-one-out."""
+
+    featuriser: Featuriser
+    options: TargetOnlyOptions
+    seed: int = 0
+    name: str = "target_only"
+
+    def tuned(self, support: LabelledSet) -> "TargetOnly":
+        fitted = self.featuriser.fit([support.inputs])
+        strength = choose_regularisation(fitted.transform(support.inputs).double(), support, self.options, self.seed)
+        return replace(self, options=replace(self.options, regularisation=strength))
+
+    def fit(self, support: LabelledSet) -> FittedCandidate:
+        fitted = self.featuriser.fit([support.inputs])
+        head = fit_head(fitted.transform(support.inputs).double(), support, self.options, self.seed)
+        return FittedCandidate(pipeline=Pipeline(featuriser=fitted, parameters=None, similarity="cosine", head=head))
+
+
+def choose_regularisation(features_SF: Tensor, support: LabelledSet, options: TargetOnlyOptions, seed: int) -> float:
+    """The given regularisation, or the one of the grid with the least held-out error."""
+    if options.regularisation is not None:
+        return options.regularisation
+    if support.classes and options.head == "logistic":
+        return _choose_logistic(features_SF, support, seed)
+    targets_ST, _ = _targets(support)
+    fits = ridge_path(features_SF, targets_ST, torch.ones(len(targets_ST)), RIDGE_GRID)
+    return min(fits, key=lambda fit: float((fit[1].held_out_ST - targets_ST).square().mean()))[0]
+
+
+def fit_head(features_SF: Tensor, support: LabelledSet, options: TargetOnlyOptions, seed: int) -> LinearHead:
+    """The head of a support set, in label units."""
+    targets_ST, scale = _targets(support)
+    strength = choose_regularisation(features_SF, support, options, seed)
+    if support.classes and options.head == "logistic":
+        return fit_logistic(features_SF, support.labels_N, len(support.classes), regularisation=strength)
+    return _in_label_units(fit_ridge(features_SF, targets_ST, regularisation=strength).head, scale)
+
+
+def _choose_logistic(features_SF: Tensor, support: LabelledSet, seed: int) -> float:
+    """The regularisation of `LOGISTIC_GRID` with the best held-out likelihood over four folds."""
+    n_classes, labels_S = len(support.classes), support.labels_N
+    if len(labels_S) * n_classes > GRID_LIMIT or int(torch.bincount(labels_S, minlength=n_classes).min()) < 2:
+        return LOGISTIC_REGULARISATION
+    fold_S = deal_folds(labels_S, 4, torch.Generator().manual_seed(seed))
+    losses = []
+    for strength in LOGISTIC_GRID:
+        log_probs = []
+        for fold in fold_S.unique():
+            train_S = fold_S != fold
+            head = fit_logistic(features_SF[train_S], labels_S[train_S], n_classes, regularisation=strength)
+            held_QC = head(features_SF[~train_S]).log_softmax(1)
+            log_probs.append(held_QC.gather(1, labels_S[~train_S, None]))
+        losses.append(-float(torch.cat(log_probs).mean()))
+    return LOGISTIC_GRID[losses.index(min(losses))]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Metric:
+    """Source examples weighted by similarity and label agreement, then one head on weighted source and target.
+
+    Where no source label is a target label, only the learned metric transfers: the head is fitted on the support in the
+    metric's coordinates.
+    """
+
+    context: TransferContext
+    options: MetricOptions
+    seed: int = 0
+    name: str = "metric"
+
+    def tuned(self, support: LabelledSet) -> "Metric":
+        features_SF, found = self._task(support)
+        if not found.task.has_usable_sources:
+            strength = choose_regularisation(self._embed(features_SF), support, self._support_options(), self.seed)
+            return replace(self, options=replace(self.options, regularisation=strength))
+        targets_ST, fits = found.task.support_targets_EST[0], []
+        rows_NF, all_targets_NT = self._rows(found)
+        for source_strength in self._strengths():
+            weighted = self._weigh(found, source_strength)
+            grid = self._regularisations(float(weighted.regularisation_E))
+            for regularisation, fit in ridge_path(rows_NF, all_targets_NT, _with_support(weighted, found), grid):
+                error = float((fit.held_out_ST[: len(support)] - targets_ST).square().mean())
+                fits.append((error, source_strength, regularisation))
+        _, source_strength, regularisation = min(fits, key=lambda fit: fit[0])
+        options = replace(self.options, source_strength=source_strength, regularisation=regularisation)
+        return replace(self, options=options)
+
+    def fit(self, support: LabelledSet) -> FittedCandidate:
+        features_SF, found = self._task(support)
+        if not found.task.has_usable_sources:
+            head = fit_head(self._embed(features_SF), support, self._support_options(), self.seed)
+            return FittedCandidate(pipeline=_pipeline(self.context, head))
+        weighted = self._weigh(found, self.options.source_strength)
+        rows_NF, all_targets_NT = self._rows(found)
+        regularisation = self.options.regularisation or float(weighted.regularisation_E)
+        head = fit_ridge(
+            rows_NF, all_targets_NT, regularisation=regularisation, weights_S=_with_support(weighted, found)
+        ).head
+        if support.classes:
+            head = _scaled(head, float(weighted.scale_E))
+        _, scale = _targets(support)
+        return FittedCandidate(
+            pipeline=_pipeline(self.context, _in_label_units(head, scale)),
+            sources=_source_use(self.context, found, weighted.weights_EM[0].detach()),
+        )
+
+    def _task(self, support: LabelledSet) -> tuple[Tensor, BankTask]:
+        features_SF = self.context.featuriser.transform(support.inputs).double()
+        targets_ST, scale = _targets(support)
+        return features_SF, bank_task(self.context.bank, features_SF, targets_ST, support.classes, scale)
+
+    def _embed(self, features: Tensor) -> Tensor:
+        return embed(self.context.parameters, features, self.context.similarity)
+
+    def _rows(self, found: BankTask) -> tuple[Tensor, Tensor]:
+        """Support rows, then source rows: embedded features and targets."""
+        features_NF = torch.cat([found.task.support_ESF[0], found.task.source_EMF[0]])
+        targets_NT = torch.cat([found.task.support_targets_EST[0], found.task.source_targets_EMT[0]])
+        return self._embed(features_NF), targets_NT
+
+    def _weigh(self, found: BankTask, strength: float | None) -> WeightedSources:
+        return weigh_sources(
+            self.context.parameters,
+            found.task,
+            similarity=self.context.similarity,
+            selection=self.options.selection,
+            top_k=self.options.top_k,
+            strength=strength,
+        )
+
+    def _support_options(self) -> TargetOnlyOptions:
+        return TargetOnlyOptions(regularisation=self.options.regularisation)
+
+    def _strengths(self) -> tuple[float | None, ...]:
+        if self.options.source_strength is not None or self.context.learned:
+            return (self.options.source_strength,)
+        return STRENGTH_GRID
+
+    def _regularisations(self, generated: float) -> tuple[float, ...]:
+        if self.options.regularisation is not None:
+            return (self.options.regularisation,)
+        return (generated,) if self.context.learned else RIDGE_GRID
+
+
+def _with_support(weighted: WeightedSources, found: BankTask) -> Tensor:
+    """(S + M,) row weights: 1 for the support, then the sources'."""
+    n_support = found.task.support_ESF.shape[1]
+    return torch.cat([torch.ones(n_support, dtype=torch.float64), weighted.weights_EM[0].detach()])
+
+
+def _source_use(context: TransferContext, found: BankTask, weights_M: Tensor) -> SourceUse:
+    return SourceUse(
+        bank_row_M=found.bank_row_M, weights_M=weights_M, domain_weights_D=_by_domain(context, found, weights_M)
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Init:
+    """A generated head, fine-tuned on the support."""
+
+    context: TransferContext
+    options: InitOptions
+    name: str = "init"
+
+    def tuned(self, support: LabelledSet) -> "Init":  # noqa: ARG002 - everything is generated or given
+        return self
+
+    def fit(self, support: LabelledSet) -> FittedCandidate:
+        parameters, similarity = self.context.parameters, self.context.similarity
+        features_SF = self.context.featuriser.transform(support.inputs).double()
+        targets_ST, scale = _targets(support)
+        found = bank_task(self.context.bank, features_SF, targets_ST, support.classes, scale)
+        init = generate(parameters, found.task, similarity=similarity)
+        rate, pull = self.options.fine_tune_lr, self.options.regularisation
+        head_FT = fine_tune(
+            init, embed(parameters, found.task.support_ESF, similarity), found.task.support_targets_EST,
+            steps=self.options.fine_tune_steps, classification=found.task.classification,
+            step_E=None if rate is None else torch.tensor([rate], dtype=torch.float64),
+            regularisation_E=None if pull is None else torch.tensor([pull], dtype=torch.float64),
+        )[0]  # fmt: skip
+        head = LinearHead(weight_TF=head_FT[:-1].T.contiguous(), bias_T=head_FT[-1])
+        nothing = torch.zeros(0, dtype=torch.float64)
+        use = SourceUse(
+            bank_row_M=nothing.long(), weights_M=nothing, domain_weights_D=init.domain_weights_ED[0].detach()
+        )
+        return FittedCandidate(
+            pipeline=_pipeline(self.context, _in_label_units(head, scale)),
+            sources=use if found.task.known_ED.any() else None,
+        )
+
+
+def _pipeline(context: TransferContext, head: LinearHead) -> Pipeline:
+    return Pipeline(
+        featuriser=context.featuriser, parameters=context.parameters, similarity=context.similarity, head=head
+    )
+
+
+def _scaled(head: LinearHead, scale: float) -> LinearHead:
+    return LinearHead(weight_TF=head.weight_TF * scale, bias_T=head.bias_T * scale)
+
+
+def _by_domain(context: TransferContext, found: BankTask, weights_M: Tensor) -> Tensor:
+    """(D,) each domain's share of the total source weight."""
+    assert context.bank is not None  # noqa: S101 - there are usable sources
+    total_D = torch.zeros(len(context.bank.names), dtype=torch.float64)
+    total_D = total_D.index_add(0, found.task.source_domain_EM[0], weights_M)
+    return total_D / total_D.sum().clamp_min(1e-12)
+
+
+def make_candidate(
+    name: str, options: StrategyOptions, *, featuriser: Featuriser, context: TransferContext | None, seed: int
+) -> Candidate:
+    """The candidate `name`, with `options` where they are its own; auto's give target_only its head.
+
+    Raises `InvalidOptions` where a transfer strategy has neither sources nor a meta-learner.
+    """
+    if name == "target_only":
+        head = options.head if isinstance(options, AutoOptions) else "logistic"
+        own = options if isinstance(options, TargetOnlyOptions) else TargetOnlyOptions(head=head)
+        return TargetOnly(featuriser=featuriser, options=own, seed=seed)
+    if context is None:
+        raise InvalidOptions(f"strategy {name} has nothing to transfer", hint="name sources or a meta-learner")
+    if name == "metric":
+        metric = options if isinstance(options, MetricOptions) else MetricOptions()
+        return Metric(context=context, options=metric, seed=seed)
+    return Init(context=context, options=options if isinstance(options, InitOptions) else InitOptions())

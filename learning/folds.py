@@ -1,0 +1,62 @@
+"""Held-out answers of a candidate on the target's own rows, refitting everything in every fold."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from learning.candidates import Candidate
+from learning.dealing import deal_folds
+from learning.types import LabelledSet
+
+#: Larger supports are scored on half as many folds: their estimates are precise enough.
+MANY_ROWS = 500
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldOut:
+    """`outputs_ST` of the rows while they were held out. `comparable_S`: the row's class kept a row in its fold.
+
+    A one-shot class leaves nothing behind to learn it from, so its row says nothing about learning from the target.
+    `majority_S`: whether the commonest class of the rows kept would have been right (classification). On balanced rows
+    holding one out makes its class the rarest, so this, and not the majority's share, is what a useless model equals.
+    """
+
+    outputs_ST: Tensor
+    comparable_S: Tensor
+    majority_S: Tensor
+    n_folds: int
+
+
+def held_out(
+    candidate: Candidate, support: LabelledSet, fold_S: Tensor, *, progress: Callable[[float], None]
+) -> HeldOut:
+    """Fits `candidate` once per fold of `fold_S` (S,) and answers the rows left out."""
+    n_outputs = max(len(support.classes), 1)
+    outputs_ST = torch.zeros(len(support), n_outputs, dtype=torch.float64)
+    comparable_S, majority_S = torch.zeros(2, len(support), dtype=torch.bool)
+    folds = fold_S.unique().tolist()
+    for done, fold in enumerate(folds):
+        held = (fold_S == fold).nonzero()[:, 0]
+        kept = (fold_S != fold).nonzero()[:, 0]
+        train = support.select(kept)
+        outputs_ST[held] = candidate.fit(train).pipeline.outputs(support.inputs.select(held))
+        comparable_S[held] = _kept_class(train, support.labels_N[held]) if support.classes else True
+        if support.classes:
+            majority_S[held] = support.labels_N[held] == torch.bincount(train.labels_N).argmax()
+        progress((done + 1) / len(folds))
+    return HeldOut(outputs_ST=outputs_ST, comparable_S=comparable_S, majority_S=majority_S, n_folds=len(folds))
+
+
+def _kept_class(train: LabelledSet, labels_H: Tensor) -> Tensor:
+    return torch.isin(labels_H, train.labels_N.unique())
+
+
+def plan_folds(support: LabelledSet, max_folds: int, generator: torch.Generator) -> Tensor:
+    """(S,) the fold of each row: leave-one-out up to `max_folds` rows, else stratified folds."""
+    if len(support) <= max_folds:
+        return torch.arange(len(support))
+    n_folds = max_folds if len(support) <= MANY_ROWS else max(2, max_folds // 2)
+    strata_S = support.labels_N if support.classes else torch.zeros(len(support), dtype=torch.int64)
+    return deal_folds(strata_S, n_folds, generator)

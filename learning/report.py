@@ -1,0 +1,244 @@
+"""The report of a version: what was tried, what was chosen and why, and how far to trust it. Plain JSON-able values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from learning.calibration import expected_calibration_error, prediction_sets
+from learning.candidates import FittedCandidate, TransferContext
+from learning.folds import HeldOut
+from learning.guard import Gain
+from learning.metric import effective_sample_size
+from learning.types import Domain, LabelledSet
+
+if TYPE_CHECKING:
+    from learning.adaptation import Scored
+    from learning.base_learner import BaseLearner
+
+TOP_EXAMPLES = 5
+
+
+def wilson_interval(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927); (0, 1) of nothing."""
+    if n == 0:
+        return 0.0, 1.0
+    z, p = 1.96, hits / n
+    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
+
+
+def _accuracy(outputs_ST: Tensor, labels_S: Tensor) -> tuple[float | None, list[float]]:
+    hits = int((outputs_ST.argmax(1) == labels_S).sum())
+    return (hits / len(labels_S) if len(labels_S) else None), list(wilson_interval(hits, len(labels_S)))
+
+
+def _explained(outputs_ST: Tensor, labels_S: Tensor) -> tuple[float | None, list[float]]:
+    """1 - squared error relative to the labels' variance, with an interval from the rows' own errors."""
+    if len(labels_S) < 2:
+        return None, [-1.0, 1.0]
+    variance = float(labels_S.double().var(correction=0)) or 1.0
+    share_S = (outputs_ST[:, 0] - labels_S.double()).square() / variance
+    half = 1.96 * float(share_S.std()) / math.sqrt(len(share_S))
+    value = 1 - float(share_S.mean())
+    return value, [value - half, value + half]
+
+
+def _score(scored: Scored, support: LabelledSet) -> tuple[float | None, list[float]]:
+    rows_S = scored.useful_S
+    measure = _accuracy if support.classes else _explained
+    return measure(scored.held_out.outputs_ST[rows_S], support.labels_N[rows_S])
+
+
+def _candidates(scored: Mapping[str, Scored], gains: Mapping[str, Gain], support: LabelledSet) -> list[dict[str, Any]]:
+    entries = []
+    for name, candidate in scored.items():
+        value, interval = _score(candidate, support)
+        note = "scored on the target's own held-out examples"
+        if value is None:
+            note = "no example could be held out without losing its class"
+        elif name in gains and gains[name].contradicted:
+            note = "the target's held-out examples speak against it"
+        entry: dict[str, Any] = {
+            "strategy": name,
+            "score": value,
+            "interval": interval,
+            "n_folds": candidate.held_out.n_folds,
+            "note": note,
+        }
+        if name in gains:
+            entry["gain"] = {"value": gains[name].mean, "interval": list(gains[name].interval)}
+        entries.append(entry)
+    return entries
+
+
+def _metrics(scored: Scored, support: LabelledSet) -> dict[str, Any]:
+    value, interval = _score(scored, support)
+    rows_S = scored.useful_S
+    outputs_ST, labels_S = scored.held_out.outputs_ST[rows_S], support.labels_N[rows_S]
+    if not support.classes:
+        error_S = (outputs_ST[:, 0] - labels_S.double()).abs()
+        return {
+            "rmse": float(error_S.square().mean().sqrt()),
+            "mae": float(error_S.mean()),
+            "r2": value,
+            "interval": interval,
+            "n": len(labels_S),
+        }
+    n_classes = len(support.classes)
+    order = sorted(range(n_classes), key=lambda c: support.classes[c])
+    cells = torch.bincount(labels_S * n_classes + outputs_ST.argmax(1), minlength=n_classes**2)
+    matrix = cells.reshape(n_classes, n_classes)[order][:, order]
+    confusion = {"labels": [support.classes[c] for c in order], "matrix": matrix.tolist()}
+    return {"accuracy": value, "interval": interval, "n": len(labels_S), "confusion": confusion}
+
+
+def _calibration(scored: Scored, support: LabelledSet, learner: BaseLearner) -> dict[str, Any]:
+    """On held-out rows; the temperature was fitted on the same rows, so small supports look better than they are."""
+    rows_S = scored.useful_S
+    labels_S = support.labels_N[rows_S]
+    outputs_ST = scored.held_out.outputs_ST[rows_S]
+    if not support.classes:
+        inside_S = (outputs_ST[:, 0] - labels_S.double()).abs() <= learner.interval_half_width
+        half = learner.interval_half_width
+        return {
+            "coverage": float(inside_S.double().mean()),
+            "interval_half_width": half if math.isfinite(half) else None,
+        }
+    probs_SC = (outputs_ST / scored.temperature).softmax(1)
+    sets_SC = prediction_sets(probs_SC, learner.set_threshold)
+    known = len(labels_S) > 0
+    return {
+        "ece": expected_calibration_error(probs_SC, labels_S) if known else None,
+        "temperature": scored.temperature,
+        "coverage": float(sets_SC.gather(1, labels_S[:, None]).double().mean()) if known else None,
+        "set_size": float(sets_SC.double().sum(1).mean()) if known else None,
+    }
+
+
+def _sources(
+    context: TransferContext | None, fitted: FittedCandidate, sources: Sequence[Domain]
+) -> list[dict[str, Any]]:
+    if context is None or context.bank is None:
+        return []
+    bank, use = context.bank, fitted.sources
+    entries = []
+    for d, source in enumerate(sources):
+        entry: dict[str, Any] = {
+            "dataset": source.name,
+            "weight": 0.0,
+            "effective_sample_size": 0.0,
+            "top_examples": [],
+        }
+        if use is not None:
+            entry["weight"] = float(use.domain_weights_D[d])
+            mine_M = bank.domain_N[use.bank_row_M] == d
+            weights_M, rows_M = use.weights_M[mine_M], bank.row_N[use.bank_row_M[mine_M]]
+            entry["effective_sample_size"] = effective_sample_size(weights_M)
+            top = weights_M.topk(min(TOP_EXAMPLES, len(weights_M))).indices
+            entry["top_examples"] = [{"example": int(rows_M[i]), "weight": float(weights_M[i])} for i in top.tolist()]
+        entries.append(entry)
+    return entries
+
+
+def _label_case(context: TransferContext | None, support: LabelledSet) -> str:
+    """How the sources' labels relate to the target's."""
+    if context is None or context.bank is None:
+        return "no sources"
+    if not support.classes:
+        return "regression"
+    shared = set(support.classes) & set(context.bank.classes)
+    if not shared:
+        return "disjoint"
+    return "shared" if shared == set(support.classes) else "partly shared"
+
+
+def _warning(code: str, message: str) -> dict[str, Any]:
+    return {"code": code, "message": message}
+
+
+def usefulness_warnings(answers: HeldOut, useful_S: Tensor, support: LabelledSet) -> list[dict[str, Any]]:
+    """Whether held-out answers beat always giving the majority class (or the mean)."""
+    labels_S = support.labels_N[useful_S]
+    outputs_ST = answers.outputs_ST[useful_S]
+    if not len(labels_S):
+        return [_warning("not_validated", "Too few examples per class to hold any out: nothing here was validated.")]
+    if not support.classes:
+        value, (_, high) = _explained(outputs_ST, labels_S)
+        # The mean of the other rows misses a held-out one by n / (n - 1) of its deviation.
+        baseline = 1 - (len(support) / (len(support) - 1)) ** 2
+        if value is not None and high < baseline:
+            return [_warning("worse_than_majority", "Held-out answers are worse than always giving the mean label.")]
+        return []
+    n_rows, hits = len(labels_S), int((outputs_ST.argmax(1) == labels_S).sum())
+    share = float(torch.bincount(support.labels_N).max()) / len(support)
+    if wilson_interval(hits, n_rows)[1] < float(answers.majority_S[useful_S].double().mean()):
+        message = f"Held-out accuracy {hits}/{n_rows} is worse than always giving the majority class."
+        return [_warning("worse_than_majority", message)]
+    if hits <= share * n_rows:
+        message = f"Held-out accuracy {hits}/{n_rows} does not beat the majority class ({share:.2f})."
+        return [_warning("no_better_than_majority", message)]
+    return []
+
+
+def data_warnings(support: LabelledSet, context: TransferContext | None) -> list[dict[str, Any]]:
+    """What about the data itself should make a reader careful."""
+    found = []
+    keys = support.inputs.keys()
+    if len(set(keys)) < len(keys):
+        found.append(_warning("duplicates", f"{len(keys) - len(set(keys))} example(s) repeat another one."))
+    if support.classes:
+        counts = torch.bincount(support.labels_N, minlength=len(support.classes)).tolist()
+        lone = sorted(name for name, count in zip(support.classes, counts, strict=True) if count == 1)
+        if lone:
+            found.append(
+                _warning("one_shot_classes", f"{len(lone)} class(es) have one example: {', '.join(lone[:5])}.")
+            )
+        if max(counts) > 10 * min(counts):
+            found.append(
+                _warning(
+                    "class_imbalance", f"The largest class has {max(counts)} examples, the smallest {min(counts)}."
+                )
+            )
+    alignment = getattr(context.featuriser, "alignment", []) if context else []
+    found += [_warning("column_alignment", note) for note in alignment]
+    if _label_case(context, support) == "disjoint":
+        found.append(
+            _warning("disjoint_labels", "No source label names a target class: sources only shape the metric.")
+        )
+    return found
+
+
+def make_report(
+    *,
+    chosen: str,
+    scored: Mapping[str, Scored],
+    gains: Mapping[str, Gain],
+    support: LabelledSet,
+    context: TransferContext | None,
+    fitted: FittedCandidate,
+    learner: BaseLearner,
+    reason: str,
+    warnings: Sequence[dict[str, Any]],
+    sources: Sequence[Domain],
+) -> dict[str, Any]:
+    """The report as the REST contract shapes it; `timing` is added by whoever measured it."""
+    gain = gains.get(chosen)
+    return {
+        "strategy": chosen,
+        "candidates": _candidates(scored, gains, support),
+        "transfer_gain": {
+            "value": gain.mean if gain else 0.0,
+            "interval": list(gain.interval) if gain else [0.0, 0.0],
+        },
+        "chosen_because": reason,
+        "metrics": _metrics(scored[chosen], support),
+        "calibration": _calibration(scored[chosen], support, learner),
+        "sources": _sources(context, fitted, sources),
+        "labels": _label_case(context, support),
+        "warnings": [*warnings, *data_warnings(support, context)],
+    }

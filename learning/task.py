@@ -1,0 +1,83 @@
+"""A transfer task as tensors, batched over E, so that meta-training and adaptation run the same mathematics."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TransferTask:
+    """E tasks of one shape: S support rows of a target, M source rows of D source domains, T outputs.
+
+    `*_targets` are one-hot rows (classification) or standardised labels of width 1 (regression). `source_usable_EM` is
+    1 where the row's label names a target class, 0 for padding: a label the target does not have is never used.
+    `fit_ED` and `prior_EDTF`/`prior_bias_EDT`: for each domain, the head fitted on that domain alone with its classes
+    in the target's order, and how well it explains the support (see `domain_fit`). `known_ED` is 1 where such a head
+    exists.
+    """
+
+    support_ESF: Tensor
+    support_targets_EST: Tensor
+    source_EMF: Tensor
+    source_targets_EMT: Tensor
+    source_usable_EM: Tensor
+    source_domain_EM: Tensor
+    prior_EDTF: Tensor
+    prior_bias_EDT: Tensor
+    known_ED: Tensor
+    classification: bool
+
+    @property
+    def n_way(self) -> int:
+        return self.support_targets_EST.shape[-1]
+
+    @property
+    def has_usable_sources(self) -> bool:
+        return bool(self.source_usable_EM.any())
+
+
+def domain_fit(task: TransferTask) -> Tensor:
+    """(E, D): how well each domain's own head explains the target support; 0 for a useless or missing head, at most 1.
+
+    Classification: 1 + mean log2-likelihood relative to guessing, floored at -1. Regression: 1 - relative squared
+    error. A head trained on flipped labels scores below zero, which is what tells a hostile source from an unhelpful
+    one.
+    """
+    outputs_EDST = torch.einsum("esf,edtf->edst", task.support_ESF, task.prior_EDTF) + task.prior_bias_EDT[:, :, None]
+    targets_E1ST = task.support_targets_EST[:, None]
+    if task.classification:
+        # Ridge heads answer on a 0..1 scale; 5 turns a clear answer into a clear probability.
+        log_probs_EDST = torch.log_softmax(5.0 * outputs_EDST, dim=-1)
+        gain_ED = (log_probs_EDST * targets_E1ST).sum(-1).mean(-1) / math.log(max(task.n_way, 2)) + 1
+    else:
+        error_ED = (outputs_EDST - targets_E1ST).square().mean((-1, -2))
+        gain_ED = 1 - error_ED / targets_E1ST.square().mean((-1, -2)).clamp_min(1e-6)
+    return gain_ED.clamp(-1.0, 1.0) * task.known_ED
+
+
+def describe(task: TransferTask) -> Tensor:
+    """(E, 6) the task's set-embedding for the hyper-parameter generator.
+
+    1, log shots, log ways, best and mean domain fit, and whether any domain knows the target's classes.
+    """
+    n_support, n_way = task.support_targets_EST.shape[-2:]
+    fit_ED = domain_fit(task)
+    ones_E = torch.ones_like(task.support_ESF[:, 0, 0])
+    known_E = task.known_ED.sum(1)
+    best_E = fit_ED.masked_fill(task.known_ED == 0, -1).amax(1) if fit_ED.shape[1] else 0 * ones_E
+    return torch.stack(
+        [
+            ones_E,
+            math.log(n_support / n_way) / 3 * ones_E,
+            math.log(n_way) / 3 * ones_E,
+            best_E * (known_E > 0),
+            fit_ED.sum(1) / known_E.clamp_min(1),
+            (known_E > 0).to(ones_E),
+        ],
+        dim=1,
+    )
+
+
+DESCRIPTION_WIDTH = 6

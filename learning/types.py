@@ -1,0 +1,146 @@
+"""The nouns of the learning core.
+
+Letters in shape suffixes, everywhere in `learning`:
+    N examples    S support (training) rows    Q query rows      F feature width    P projected width
+    C classes     D domains                    E episodes        K folds            T outputs of a head (C, or 1)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learning.errors import InvalidData
+
+Modality = Literal["image", "text", "tabular"]
+Task = Literal["classification", "regression"]
+
+#: Called with (fraction of the whole in [0, 1], phase in a word or two). May raise `Cancelled`.
+Progress = Callable[[float, str], None]
+
+
+class Inputs(Protocol):
+    """Rows a featuriser can turn into features."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, index_N: Tensor) -> Self:
+        """The rows at `index_N` (int64), in that order."""
+        ...
+
+    def keys(self) -> list[bytes]:
+        """One byte string per row, equal for equal content: a canonical order and duplicate detection."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """Rows already encoded by a frozen rootstock: `matrix_NF` float32."""
+
+    matrix_NF: Tensor
+
+    def __len__(self) -> int:
+        return self.matrix_NF.shape[0]
+
+    def select(self, index_N: Tensor) -> "Features":
+        return Features(matrix_NF=self.matrix_NF[index_N])
+
+    def keys(self) -> list[bytes]:
+        return [row.tobytes() for row in self.matrix_NF.numpy()]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Table:
+    """Raw columns: `numeric` float64 with NaN where missing, `categorical` objects (str, or None where missing)."""
+
+    numeric: Mapping[str, NDArray[np.float64]]
+    categorical: Mapping[str, NDArray[np.object_]]
+
+    def __post_init__(self) -> None:
+        lengths = {len(column) for column in (*self.numeric.values(), *self.categorical.values())}
+        if len(lengths) != 1:
+            raise InvalidData(f"columns of a table must have one common length, got {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(next(iter((*self.numeric.values(), *self.categorical.values()))))
+
+    def select(self, index_N: Tensor) -> "Table":
+        index = index_N.numpy()
+        return Table(
+            numeric={name: column[index] for name, column in self.numeric.items()},
+            categorical={name: column[index] for name, column in self.categorical.items()},
+        )
+
+    def keys(self) -> list[bytes]:
+        numeric = [self.numeric[name] for name in sorted(self.numeric)]
+        categorical = [self.categorical[name] for name in sorted(self.categorical)]
+        return [
+            repr(([float(column[row]) for column in numeric], [column[row] for column in categorical])).encode()
+            for row in range(len(self))
+        ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelledSet:
+    """Inputs with labels.
+
+    `labels_N` is int64, an index into `classes`, for classification; float32 with `classes == ()` for regression.
+    """
+
+    inputs: Inputs
+    labels_N: Tensor
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != self.labels_N.shape[0]:
+            raise InvalidData(f"{len(self.inputs)} inputs but {self.labels_N.shape[0]} labels")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def task(self) -> Task:
+        return "classification" if self.classes else "regression"
+
+    def select(self, index_N: Tensor) -> "LabelledSet":
+        return LabelledSet(inputs=self.inputs.select(index_N), labels_N=self.labels_N[index_N], classes=self.classes)
+
+
+def labelled_set(inputs: Inputs, labels: Sequence[str] | Sequence[float], task: Task) -> LabelledSet:
+    """A `LabelledSet` from plain labels: names (classes sorted) for classification, numbers for regression."""
+    if task == "regression":
+        return LabelledSet(inputs=inputs, labels_N=torch.tensor([float(y) for y in labels], dtype=torch.float32))
+    names = tuple(sorted({str(y) for y in labels}))
+    index = {name: i for i, name in enumerate(names)}
+    return LabelledSet(
+        inputs=inputs, labels_N=torch.tensor([index[str(y)] for y in labels], dtype=torch.int64), classes=names
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Domain:
+    """A named labelled set: a source, or the target. `name` is the caller's identifier (a dataset id)."""
+
+    name: str
+    data: LabelledSet
+
+
+class FittedFeaturiser(Protocol):
+    """Turns inputs into features; never changes after it was fitted."""
+
+    @property
+    def width(self) -> int: ...
+
+    def transform(self, inputs: Inputs) -> Tensor:
+        """(N, F) float32."""
+        ...
+
+
+class Featuriser(Protocol):
+    """How a modality's inputs become features. Fitted inside a fold, so it never sees held-out rows."""
+
+    def fit(self, parts: Sequence[Inputs]) -> FittedFeaturiser: ...
