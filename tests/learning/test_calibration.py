@@ -1,0 +1,67 @@
+import math
+
+import pytest
+import torch
+
+from learning.calibration import (
+    conformal_quantile,
+    expected_calibration_error,
+    fit_familiarity,
+    fit_temperature,
+    prediction_sets,
+    set_threshold,
+)  # fmt: skip
+
+
+def test_temperature_recovers_the_true_one_when_there_are_many_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(4000, 3, generator=generator)
+    labels = torch.multinomial((logits / 2.5).softmax(1), 1, generator=generator)[:, 0]
+    assert fit_temperature(logits, labels) == pytest.approx(2.5, rel=0.15)
+
+
+def test_temperature_is_the_prior_when_there_are_no_rows() -> None:
+    assert fit_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), prior=0.7) == 0.7
+
+
+def test_temperature_stays_near_the_prior_when_two_rows_happen_to_be_right() -> None:
+    assert fit_temperature(torch.tensor([[3.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 1])) > 0.3
+
+
+def test_calibration_error_equals_the_hand_computed_gap() -> None:
+    probs = torch.tensor([[0.95, 0.05], [0.95, 0.05], [0.65, 0.35], [0.65, 0.35]])
+    labels = torch.tensor([0, 1, 0, 0])
+    # Bin .9 to 1: confidence .95, accuracy .5. Bin .6 to .7: confidence .65, accuracy 1.
+    assert expected_calibration_error(probs, labels) == pytest.approx(0.5 * 0.45 + 0.5 * 0.35, abs=1e-6)
+
+
+def test_conformal_quantile_is_infinite_when_too_few_rows_can_promise_it() -> None:
+    assert math.isinf(conformal_quantile(torch.arange(8.0), 0.9))
+    assert conformal_quantile(torch.arange(9.0), 0.9) == 8.0
+
+
+def test_prediction_sets_cover_as_promised_on_fresh_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probs = (1.5 * torch.randn(4000, 5, generator=generator)).softmax(1)
+    labels = torch.multinomial(probs, 1, generator=generator)[:, 0]
+    threshold = set_threshold(probs[:2000], labels[:2000], 0.9)
+    sets = prediction_sets(probs[2000:], threshold)
+    assert float(sets.gather(1, labels[2000:, None]).double().mean()) == pytest.approx(0.9, abs=0.03)
+    assert float(sets.double().sum(1).mean()) < 5
+
+
+def test_prediction_set_is_never_empty() -> None:
+    assert prediction_sets(torch.tensor([[0.4, 0.3, 0.3]]), 0.9).tolist() == [[True, False, False]]
+
+
+def test_familiarity_tells_a_far_query_from_a_near_one() -> None:
+    known = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    near, far = fit_familiarity(known).ood(torch.stack([known[0], known[0] + 50])).tolist()
+    assert near < 0.1
+    assert far > 0.95
+
+
+@pytest.mark.parametrize("n_rows", [1, 2])
+def test_familiarity_is_finite_when_almost_nothing_is_known(n_rows: int) -> None:
+    known = torch.ones(n_rows, 3)
+    assert torch.isfinite(fit_familiarity(known).ood(torch.zeros(2, 3))).all()

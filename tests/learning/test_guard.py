@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from learning.guard import Prior, card_prior, choose, is_worse_than_chance, paired_gain
+from learning.types import Domain, Features, labelled_set
+from tests.learning.problems import accuracy, blobs, features, quick_meta_learner, run, sources
+
+
+def card(*gains: tuple[int, float]) -> dict[str, object]:
+    return {"episodes": [{"shots": s, "metric": {"gain": {"value": g, "deviation": 0.1}}} for s, g in gains]}
+
+
+def test_card_prior_interpolates_between_numbers_of_shots() -> None:
+    assert card_prior(card((1, 0.2), (4, 0.0)), "metric", 2).mean == pytest.approx(0.1)
+
+
+def test_card_prior_keeps_its_ends_beyond_them() -> None:
+    known = card((2, 0.2), (4, 0.1))
+    assert card_prior(known, "metric", 1).mean == pytest.approx(0.2)
+    assert card_prior(known, "metric", 100).mean == pytest.approx(0.1)
+
+
+def test_card_prior_expects_nothing_without_a_card() -> None:
+    assert card_prior(None, "metric", 5).mean == 0.0
+
+
+def test_posterior_gain_equals_the_hand_computed_precision_weighting() -> None:
+    difference = torch.tensor([0.2, 0.4, 0.3, 0.3])
+    gain = paired_gain(difference, torch.zeros(4), Prior(mean=0.1, deviation=0.2), worse_than_chance=False)
+    error_squared = (0.02 + 2 * 0.3**2) / (3 + 2) / 4
+    expected = (0.3 / error_squared + 0.1 / 0.04) / (1 / error_squared + 1 / 0.04)
+    assert gain.mean == pytest.approx(expected, rel=1e-5)
+    assert gain.evidence == pytest.approx(0.3)
+
+
+def test_guard_keeps_target_only_when_the_gain_is_within_its_error() -> None:
+    small = paired_gain(torch.full((5,), 0.01), torch.zeros(5), Prior(), worse_than_chance=False)
+    assert choose({"metric": small}, 1.0) == "target_only"
+    assert choose({"metric": small}, 0.0) == "metric"
+
+
+def test_guard_refuses_a_contradicted_candidate_whatever_the_card_says() -> None:
+    prior = Prior(mean=0.5, deviation=0.05)
+    harmful = paired_gain(torch.full((8,), -0.3), torch.zeros(8), prior, worse_than_chance=False)
+    assert harmful.contradicted
+    assert choose({"metric": harmful}, 1.0) == "target_only"
+
+
+def test_chance_is_told_from_held_out_answers() -> None:
+    support = labelled_set(Features(matrix_NF=torch.zeros(4, 1)), ["a", "a", "b", "b"], "classification")
+    right, wrong = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]]), torch.tensor([[0.0, 1], [0, 1], [0, 1], [1, 0]])
+    assert not is_worse_than_chance(right, support)
+    assert is_worse_than_chance(wrong, support)
+
+
+def test_auto_transfers_when_sources_help_and_falls_back_when_their_labels_are_permuted() -> None:
+    learner, target, queries = quick_meta_learner(steps=40), blobs(7, 4, shift=1.0), blobs(7, 60, shift=1.0)
+    rotate = {"bad": "fine", "fine": "good", "good": "bad"}
+    hostile = [
+        Domain(
+            name=s.name,
+            data=labelled_set(
+                features(s.data), [rotate[s.data.classes[y]] for y in s.data.labels_N.tolist()], "classification"
+            ),
+        )
+        for s in sources()
+    ]
+    alone = run("target_only", target)
+    helped = run("auto", target, using=sources(), meta_learner=learner)
+    harmed = run("auto", target, using=hostile, meta_learner=learner)
+    assert accuracy(helped, queries) >= accuracy(alone, queries) - 0.01
+    assert accuracy(harmed, queries) >= accuracy(alone, queries) - 0.01
+    assert harmed.report["strategy"] == "target_only"
