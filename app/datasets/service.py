@@ -1,0 +1,154 @@
+"""Datasets in the database. Every query is confined to a project."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.datasets.findings import shown
+from app.datasets.ingest import Ingested, ingest
+from app.datasets.uploads import Upload
+from app.dependencies import Services, after_commit
+from app.errors import Conflict, ErrorItem, NotFound
+from app.ids import new_id
+from app.paging import Page, page_by_id
+from app.tables import Dataset, Job, MetaLearner
+
+
+def get(session: Session, project_id: str, dataset_id: str) -> Dataset:
+    """Raises `NotFound` (dataset_not_found) where the project has no such dataset."""
+    return require_all(session, project_id, [dataset_id])[0]
+
+
+def require_all(session: Session, project_id: str, ids: Sequence[str], *, keep: bool = False) -> list[Dataset]:
+    """The datasets in the order of `ids`; with `keep` none of them can be deleted before the transaction ends.
+
+    Raises:
+        NotFound: (dataset_not_found) some do not exist; one error item for each.
+    """
+    rows = select(Dataset).where(Dataset.project_id == project_id, Dataset.id.in_(set(ids)))
+    if keep:
+        rows = rows.with_for_update(read=True, key_share=True)  # SQLite has one writer at a time anyway
+    found = {dataset.id: dataset for dataset in session.scalars(rows)}
+    missing = [(i, dataset_id) for i, dataset_id in enumerate(ids) if dataset_id not in found]
+    if missing:
+        items = [
+            ErrorItem(pointer=f"/{i}", code="dataset_not_found", message=f"There is no dataset {shown([dataset_id])}.")
+            for i, dataset_id in missing
+        ]
+        names = shown(dict.fromkeys(dataset_id for _, dataset_id in missing))
+        raise NotFound(f"There is no dataset {names}.", code="dataset_not_found", errors=items)
+    return [found[dataset_id] for dataset_id in ids]
+
+
+def list_page(
+    session: Session, project_id: str, page: Page, *, name: str | None, modality: str | None, domain: str | None
+) -> tuple[list[Dataset], str | None]:
+    """One page, newest first, and the token of the next."""
+    rows = select(Dataset).where(Dataset.project_id == project_id)
+    for column, value in ((Dataset.name, name), (Dataset.modality, modality), (Dataset.domain, domain)):
+        if value is not None:
+            rows = rows.where(column == value)
+    return page_by_id(session, rows, Dataset.id, page)
+
+
+def create(services: Services, session: Session, project_id: str, upload: Upload) -> tuple[Dataset, bool]:
+    """The dataset of an upload, and whether it is new: the same content again is the dataset that exists.
+
+    Raises:
+        InvalidInput: the file or some of its rows are bad; nothing is stored.
+    """
+    target = upload.folder / "canonical.parquet"
+    ingested = ingest(upload.path, upload.filename, upload.form, services.settings, target)
+    # A session of its own: storing a large file must not hold the database's write lock.
+    with services.database.session(read_only=True) as reading:
+        existing = reading.scalar(_same_content(project_id, ingested.content_hash))
+    if existing is not None:
+        return existing, False
+    blob = services.storage.put_file(target)
+    dataset = _row(project_id, upload, ingested, blob, target.stat().st_size)
+    try:
+        with session.begin_nested():
+            _lock_blob(session, blob)
+            session.add(dataset)
+    except IntegrityError:
+        winner = session.scalar(_same_content(project_id, ingested.content_hash))
+        if winner is None:
+            raise
+        after_commit(session, partial(_purge_unused, services, blob))
+        return winner, False
+    if not services.storage.exists(blob):
+        services.storage.put_file(target)  # it was deleted with another dataset in between
+    return dataset, True
+
+
+def _same_content(project_id: str, content_hash: str) -> Select[Dataset]:
+    return select(Dataset).where(Dataset.project_id == project_id, Dataset.content_hash == content_hash)
+
+
+def _row(project_id: str, upload: Upload, ingested: Ingested, blob: str, size_bytes: int) -> Dataset:
+    return Dataset(
+        id=new_id("ds"),
+        project_id=project_id,
+        name=upload.form.name,
+        modality=ingested.modality,
+        task=ingested.task,
+        domain=upload.form.domain or upload.form.name,
+        n_examples=ingested.n_examples,
+        classes=ingested.classes,
+        columns=ingested.columns,
+        content_hash=ingested.content_hash,
+        blob=blob,
+        size_bytes=size_bytes,
+        warnings=ingested.warnings,
+    )
+
+
+def delete(services: Services, session: Session, project_id: str, dataset_id: str) -> None:
+    """Removes the dataset, and its rows from storage where no other dataset has the same.
+
+    Raises:
+        NotFound: (dataset_not_found)
+        Conflict: (dataset_in_use) an unfinished job or a meta-learner names it.
+    """
+    owned = select(Dataset).where(Dataset.project_id == project_id, Dataset.id == dataset_id).with_for_update()
+    dataset = session.scalar(owned) or get(session, project_id, dataset_id)
+    users = [*_jobs_using(session, project_id, dataset_id), *_meta_learners_using(session, project_id, dataset_id)]
+    if users:
+        items = [ErrorItem(code="in_use", message=f"{user} uses the dataset.") for user in users[:100]]
+        message = f"The dataset is in use by {shown(users)}."
+        raise Conflict(message, code="dataset_in_use", errors=items)
+    session.delete(dataset)
+    session.flush()
+    after_commit(session, partial(_purge_unused, services, dataset.blob))
+
+
+def _jobs_using(session: Session, project_id: str, dataset_id: str) -> Iterable[str]:
+    unfinished = select(Job.id, Job.spec).where(Job.project_id == project_id, Job.state.in_(["queued", "running"]))
+    return [job_id for job_id, spec in session.execute(unfinished) if dataset_id in _datasets_of(spec)]
+
+
+def _datasets_of(spec: dict[str, Any]) -> list[Any]:
+    return [spec.get("dataset"), *(spec.get("sources") or ())]
+
+
+def _meta_learners_using(session: Session, project_id: str, dataset_id: str) -> Iterable[str]:
+    learners = select(MetaLearner.id, MetaLearner.sources).where(MetaLearner.project_id == project_id)
+    return [learner_id for learner_id, sources in session.execute(learners) if dataset_id in sources]
+
+
+def _lock_blob(session: Session, blob: str) -> None:
+    """Until the transaction ends nobody else decides about this blob. SQLite has one writer at a time anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(int(blob[:15], 16))))
+
+
+def _purge_unused(services: Services, blob: str) -> None:
+    """Deletes the blob unless some dataset, of whatever project, has it."""
+    with services.database.transaction() as session:
+        _lock_blob(session, blob)
+        if session.scalar(select(Dataset.id).where(Dataset.blob == blob).limit(1)) is None:
+            services.storage.delete(blob)

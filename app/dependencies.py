@@ -1,0 +1,62 @@
+"""What routes ask for: the services built by the root, a session, and who is asking."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+
+from app.db import Database
+from app.queue import HintSender
+from app.settings import Settings
+from app.storage import Storage
+
+if TYPE_CHECKING:  # importing it loads torch, which the supervisor and a worker's main process do without
+    from app.inference.engine import InferenceEngine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Built once per process in the root and passed down."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    hints: HintSender
+    inference: "InferenceEngine"
+
+
+def get_services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+def after_commit(session: Session, action: Callable[[], None]) -> None:
+    """Runs `action` once this request's transaction has committed, before the response leaves; never on rollback."""
+    session.info.setdefault("after_commit", []).append(action)
+
+
+def run_after_commit(session: Session) -> None:
+    for action in session.info.pop("after_commit", []):
+        action()
+
+
+def get_session(services: Annotated[Services, Depends(get_services)]) -> Iterator[Session]:
+    """The one transaction of a request that writes."""
+    with services.database.session() as session:
+        yield session
+        session.commit()
+        run_after_commit(session)
+
+
+def get_read_session(services: Annotated[Services, Depends(get_services)]) -> Iterator[Session]:
+    """A session that never takes SQLite's write lock."""
+    with services.database.session(read_only=True) as session:
+        yield session
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+# scope="function": the commit happens before the response, so a failing commit is an error and not a 2xx.
+SessionDep = Annotated[Session, Depends(get_session, scope="function")]
+ReadSessionDep = Annotated[Session, Depends(get_read_session, scope="function")]

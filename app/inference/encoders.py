@@ -1,0 +1,73 @@
+"""The encoders of one process: loaded once, used by one thread at a time each."""
+
+import threading
+from collections import defaultdict
+from contextlib import AbstractContextManager
+
+import structlog
+import torch
+
+from app.settings import Settings
+from learning.encoders.registry import Encoder, default_encoder, encoder_info, list_encoders, load_encoder
+from learning.errors import InvalidOptions, LearningError
+
+log = structlog.get_logger(__name__)
+
+
+class Encoders:
+    """Encoders by name, loaded on first use."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.device = resolve_device(settings.device)
+        self._extra = {name.strip() for name in settings.extra_encoders.split(",")}
+        self._loaded: dict[str, Encoder] = {}
+        self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def check(self, name: str, modality: str) -> None:
+        """Raises `InvalidOptions` where a client may not use the encoder, or not for this modality.
+
+        A family (`hf:…`, `timm:…`) reads files and fetches weights, so the operator names its members in the settings.
+        """
+        info = encoder_info(name)
+        if info.modality != modality:
+            raise InvalidOptions(f"encoder '{name}' is for {info.modality}, the data is {modality}", hint=_known())
+        if ":" in name and name not in self._extra:
+            hint = f"{_known()}; an operator allows others by METAGRAFT_EXTRA_ENCODERS"
+            raise InvalidOptions(f"encoder '{name}' is not enabled here", hint=hint)
+
+    def get(self, name: str) -> Encoder:
+        """The encoder, loading it if need be.
+
+        Raises:
+            InvalidOptions: it is unknown or cannot be loaded.
+        """
+        if name not in self._loaded:
+            with self._loading[name]:
+                if name not in self._loaded:
+                    self._loaded[name] = load_encoder(name, device=self.device)
+                    log.info("encoder_loaded", encoder=name, device=self.device)
+        return self._loaded[name]
+
+    def turn(self, name: str) -> AbstractContextManager[bool]:
+        """Held while encoding: threads that encode at once only slow each other down."""
+        return self._turns[name]
+
+    def load_defaults(self) -> None:
+        for modality in ("text", "image"):
+            try:
+                encoder = self.get(default_encoder(modality))
+                _ = encoder.revision
+            except LearningError as error:
+                log.warning("encoder_not_loaded", modality=modality, reason=str(error))
+
+
+def resolve_device(device: str) -> str:
+    """`device`, where `auto` is the first GPU if there is one."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _known() -> str:
+    return "encoders: " + ", ".join(info.name for info in list_encoders() if info.available and not info.is_family)

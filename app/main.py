@@ -1,0 +1,69 @@
+"""The API's root: builds the services, mounts the routers."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import errors, observability
+from app.datasets.router import router as datasets_router
+from app.db import Database
+from app.dependencies import Services
+from app.inference.engine import InferenceEngine
+from app.inference.router import router as predict_router
+from app.jobs.router import router as jobs_router
+from app.jobs.sweeper import Sweeper
+from app.limits import BodyLimitMiddleware
+from app.meta_learners.router import router as meta_learners_router
+from app.models.router import router as models_router
+from app.queue import HintSender
+from app.security import router as security_router
+from app.settings import Settings
+from app.storage import make_storage
+
+__version__ = "0.1.0"
+
+
+def make_services(settings: Settings) -> Services:
+    storage = make_storage(settings)
+    return Services(
+        settings=settings,
+        database=Database(settings),
+        storage=storage,
+        hints=HintSender(settings),
+        inference=InferenceEngine(settings, storage),
+    )
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    sweeper = Sweeper(services)
+    sweeper.start()
+    services.inference.warm_up()
+    try:
+        yield
+    finally:
+        sweeper.stop()
+        services.hints.close()
+        services.database.dispose()
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The ASGI application; without arguments it is configured by METAGRAFT_* variables."""
+    settings = settings or Settings()
+    app = FastAPI(title="Metagraft", version=__version__, lifespan=_lifespan)
+    app.state.services = make_services(settings)
+    errors.install(app)
+    app.add_middleware(BodyLimitMiddleware, settings=settings)
+    observability.install(app, settings)
+    for router in (
+        datasets_router,
+        jobs_router,
+        models_router,
+        meta_learners_router,
+        predict_router,
+        security_router,
+    ):
+        app.include_router(router)
+    return app

@@ -1,0 +1,179 @@
+"""What an operator sees of the service: request ids, JSON logs, Prometheus metrics."""
+
+import logging
+import re
+import sys
+import time
+from typing import Any, TextIO
+from uuid import uuid4
+
+import structlog
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.types import EventDict, Processor
+
+from app import errors, health
+from app.settings import Settings
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
+
+access_log = structlog.get_logger("access")
+
+
+class Metrics:
+    """The counters of one process. Jobs and caches are read when /metrics is asked (app/health.py)."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("method", "route", "status")
+        self.requests = Counter("metagraft_requests", "Requests answered", labels, registry=self.registry)
+        self.latency = Histogram(
+            "metagraft_request_seconds", "Time to answer", ("method", "route"), registry=self.registry
+        )
+        self.predictions = Counter(
+            "metagraft_predictions", "Inputs answered", ("modality", "outcome"), registry=self.registry
+        )
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        self.requests.labels(method, route, str(status)).inc()
+        self.latency.labels(method, route).observe(seconds)
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to whatever sys.stderr is at that moment."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None: ...
+
+
+def _without_colours(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    # Uvicorn adds a coloured twin of its message.
+    event.pop("color_message", None)
+    return event
+
+
+def configure_logging(settings: Settings) -> None:
+    """One JSON object per line on standard error, for our own events and for the libraries' records alike."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _without_colours,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+    handler = _StandardError()
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old, _StandardError)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(settings.log_level.upper())
+    for chatty in ("alembic", "httpx"):
+        logging.getLogger(chatty).setLevel(max(root.level, logging.WARNING))
+
+
+def request_id_of(headers: list[tuple[bytes, bytes]]) -> str:
+    """The caller's X-Request-ID where it is a plain token, else a fresh one."""
+    given = next((value.decode("latin-1") for name, value in headers if name.lower() == b"x-request-id"), "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def _route_of(scope: Scope) -> str:
+    """The route's template, so that ids and guessed paths never become label values."""
+    return str(getattr(scope.get("route"), "path", "unmatched"))
+
+
+class Observer:
+    """Names every request, logs and counts it, and answers errors that nothing else caught."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = request_id_of(scope["headers"])
+        scope.setdefault("state", {})["request_id"] = request_id
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._observed(scope, receive, send, request_id)
+
+    async def _observed(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        began = time.perf_counter()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _add_headers(MutableHeaders(scope=message), scope["path"], request_id)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except Exception as error:
+            if status:
+                raise
+            response = await errors.handle(HttpRequest(scope, receive), error)
+            await response(scope, receive, send_with_headers)
+        finally:
+            self._record(scope, status or 499, time.perf_counter() - began)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = _route_of(scope)
+        self.metrics.observe(scope["method"], route, status, seconds)
+        level = logging.DEBUG if route in health.PATHS else logging.INFO
+        access_log.log(
+            level, "request", method=scope["method"], route=route, status=status, duration_ms=round(seconds * 1e3, 2)
+        )
+
+
+def _add_headers(headers: MutableHeaders, path: str, request_id: str) -> None:
+    headers["X-Request-ID"] = request_id
+    for name, value in _SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    if path.startswith("/v1"):
+        headers.setdefault("Cache-Control", "no-store")
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    """Logging, the observing middleware, and the routes that need no key: /healthz, /readyz, /metrics."""
+    configure_logging(settings)
+    app.state.metrics = Metrics()
+    app.add_middleware(Observer, metrics=app.state.metrics)
+    app.include_router(health.router)

@@ -1,0 +1,105 @@
+"""One class of settings, read from METAGRAFT_* variables in the roots (cli, api and worker) and passed down."""
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+#: The kernel takes no longer path for a unix socket (sun_path, less a little).
+MAX_SOCKET_PATH = 100
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. Sizes are bytes, times are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="METAGRAFT_", frozen=True)
+
+    data_dir: Path = Field(Path(".metagraft"), description="Folder of everything the embedded mode keeps")
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite under DATA_DIR")
+    broker_url: str = Field("", description="Redis or Valkey URL; empty: an embedded Valkey under DATA_DIR")
+    storage_url: str = Field("", description="Folder or s3://bucket/prefix; empty: DATA_DIR/storage")
+    host: str = Field("127.0.0.1", description="Address the API binds to; beyond loopback a key must exist")
+    port: int = Field(8000, ge=0, le=65535)
+    device: str = Field("cpu", description="torch device of the encoders: cpu, cuda, cuda:1, ... or auto")
+    log_level: str = Field("INFO")
+    torch_threads: int = Field(0, ge=0, description="Threads of one torch process; 0: torch decides")
+
+    warm_up: bool = Field(True, description="Load the built-in encoders when a process starts")
+
+    max_upload_bytes: int = Field(512 * 2**20, gt=0, description="Largest request body of an upload")
+    max_request_bytes: int = Field(32 * 2**20, gt=0, description="Largest body of every other request")
+    max_inflated_bytes: int = Field(2 * 2**30, gt=0, description="Most bytes one upload may inflate to")
+    max_inflation_ratio: float = Field(200.0, gt=1, description="Most an archive or Parquet file may inflate")
+    max_examples: int = Field(200_000, gt=0, description="Most examples of one dataset")
+    max_columns: int = Field(2_000, gt=0)
+    max_classes: int = Field(1_000, gt=1)
+    max_text_chars: int = Field(100_000, gt=0)
+    max_image_bytes: int = Field(20 * 2**20, gt=0)
+    max_image_pixels: int = Field(50_000_000, gt=0)
+    max_predict_inputs: int = Field(1_000, gt=0, description="Most inputs of one predict call")
+
+    feature_cache_bytes: int = Field(4 * 2**30, ge=0, description="Most disk the cache of encoded features takes")
+    learner_cache_bytes: int = Field(512 * 2**20, ge=0, description="Most bytes of adapted models kept loaded")
+    extra_encoders: str = Field("", description="Encoders clients may name besides the built-in: hf:…, timm:…")
+
+    lease_seconds: float = Field(30.0, gt=0, description="A running job whose worker is silent this long is requeued")
+    heartbeat_seconds: float = Field(5.0, gt=0)
+    stall_seconds: float = Field(900.0, gt=0, description="A running job that does not advance this long fails")
+    cancel_grace_seconds: float = Field(10.0, ge=0, description="After this a cancelled job's process is killed")
+    sweep_seconds: float = Field(5.0, gt=0, description="How often lost leases and stale queued rows are looked for")
+    rehint_seconds: float = Field(15.0, gt=0, description="A row queued this long gets its wake-up message again")
+    max_attempts: int = Field(3, ge=1, description="Runs of one job that may end in a retryable error")
+    max_crashes: int = Field(5, ge=1, description="Leases one job may lose before it fails with worker_crashed")
+    worker_concurrency: int = Field(1, ge=1, description="Processes of one worker")
+    worker_queues: str = Field("adapt,train", description="Queues that one worker takes jobs from")
+    drain_seconds: float = Field(20.0, ge=0, description="Time a stopping worker gives its running job")
+
+    pool_size: int = Field(10, ge=1, description="Database connections of one process")
+    pool_timeout: float = Field(3.0, gt=0, description="Wait for a database connection before 503")
+    s3_endpoint: str = Field("", description="Endpoint of an S3-compatible store; empty: AWS")
+    s3_region: str = Field("us-east-1")
+    s3_access_key_id: str = Field("", description="Empty: the ambient AWS credentials")
+    s3_secret_access_key: str = Field("", repr=False)
+    idempotency_hours: float = Field(24.0, gt=0, description="How long an Idempotency-Key is remembered")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Self:
+        if self.lease_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError("METAGRAFT_LEASE_SECONDS must be at least twice METAGRAFT_HEARTBEAT_SECONDS")
+        return self
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'metagraft.db'}"
+
+    @property
+    def resolved_storage_url(self) -> str:
+        return self.storage_url or str(self.data_dir / "storage")
+
+    @property
+    def valkey_socket(self) -> Path:
+        path = self.data_dir / "valkey" / "valkey.sock"
+        if len(str(path)) <= MAX_SOCKET_PATH:
+            return path
+        digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"metagraft-{digest}.sock"
+
+    @property
+    def resolved_broker_url(self) -> str:
+        return self.broker_url or f"redis+socket://{self.valkey_socket}"
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.data_dir / "cache"
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in {"127.0.0.1", "localhost", "::1"}

@@ -1,0 +1,51 @@
+"""Predict calls with image files."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from tests.app.adapted import adapted, encoded, publish, services_of
+
+
+def png(colour: str, size: int = 40) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(params=["sqlite"])
+def database_url(request, tmp_path, sqlite_template):
+    """What the database is makes no difference to files, so one kind will do."""
+    path = tmp_path / "metagraft.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    return f"sqlite:///{path}"
+
+
+def test_predict_answers_files_and_puts_errors_in_the_place_of_bad_ones(client):
+    images = [png(colour, size) for colour in ("red", "blue") for size in (40, 50, 60)]
+    examples = encoded("image", images, ["warm"] * 3 + ["cold"] * 3)
+    publish(services_of(client), "tint", adapted(services_of(client).inference, examples), modality="image")
+    parts = [("files", ("a.png", png("red", 45))), ("files", ("b.png", b"no image")), ("files", ("", b"text"))]
+    parts.append(("files", ("c.png", png("blue", 45))))
+    answer = client.post("/v1/models/tint/predict", files=parts, data={"top_k": "1", "explain": "true"})
+    assert answer.status_code == 200
+    first, *bad, last = answer.json()["predictions"]
+    assert [entry.keys() for entry in bad] == [{"error"}] * 2
+    assert (first["label"], last["label"]) == ("warm", "cold")
+    assert len(first["probabilities"]) == 1
+    assert first["evidence"]
+
+    for data, pointer in (({"top_k": "x"}, "/body/top_k"), ({"other": "1"}, "/body/other")):
+        wrong = client.post("/v1/models/tint/predict", files=parts, data=data)
+        assert wrong.status_code == 422
+        assert wrong.json()["errors"][0]["pointer"] == pointer
+    assert client.post("/v1/models/tint/predict", data={"top_k": "1"}, files={"other": b"x"}).status_code == 422
+    too_many = [("files", (f"{i}.png", b"")) for i in range(1001)]
+    assert 400 <= client.post("/v1/models/tint/predict", files=too_many).status_code < 500
+    torn = client.post(
+        "/v1/models/tint/predict", content=b"--x\r\n", headers={"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    assert 400 <= torn.status_code < 500
+    nothing = client.post("/v1/models/tint/predict", content=b"", headers={"Content-Type": "multipart/form-data"})
+    assert 400 <= nothing.status_code < 500
