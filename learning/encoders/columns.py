@@ -12,14 +12,14 @@ from learning.types import Table
 
 Kind: TypeAlias = Literal["numeric", "categorical"]
 
-_MISSING_TEXTS = frozenset({"", "na", "n/a", "nan", "null"})
+_MISSING_TEXTS = frozenset({"", "na", "n/a", "nan", "null", "?"})
 _NUMERIC_TEXTS = {"true": 1.0, "false": 0.0, "none": math.nan}
 
 
 def table_from_columns(columns: Mapping[str, Sequence[object]], kinds: Mapping[str, Kind]) -> Table:
     """A `Table` of plain values. Columns that `kinds` does not name are left out.
 
-    Missing are None, NaN and, whatever their case, the texts "", "NA", "N/A", "NaN" and "null" (in numeric columns
+    Missing are None, NaN and, whatever their case, the texts "", "NA", "N/A", "NaN", "null" and "?" (in numeric columns
     "none" too). Numeric columns also read numbers in text and booleans; categorical ones turn all values into text.
 
     Raises:

@@ -79,7 +79,7 @@ def test_metric_outputs_change_nothing_in_other_tasks_of_the_batch() -> None:
     other = two_class_task(source_targets=[[0, 1], [1, 0], [1, 0]], usable=[1, 0, 1])
     tensors = {name: value for name, value in vars(one).items() if name != "classification"}
     pairs = {name: torch.cat([value, getattr(other, name)]) for name, value in tensors.items()}
-    both = replace(one, **pairs)
+    both = replace(one, **pairs)  # type: ignore[arg-type]
     query = torch.randn(1, 4, 2, generator=torch.Generator().manual_seed(0)).double()
     parameters = default_parameters(2)
     alone = metric_outputs(parameters, one, query, similarity="cosine")

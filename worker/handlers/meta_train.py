@@ -1,0 +1,36 @@
+"""Meta-training: the sources become a meta-learner."""
+
+from app.dependencies import Services
+from app.inference.training import run_meta_train
+from app.jobs.lifecycle import Claim
+from app.jobs.publish import Artifact, publish_meta_learner
+from learning.types import Progress
+from worker.handlers.inputs import find_datasets, load_named, reference
+from worker.persistence import persist
+
+
+def run(services: Services, claim: Claim, progress: Progress) -> bool:
+    """Whether the meta-learner was published."""
+    spec = claim.spec
+    progress(0.0, "loading")
+    sources = find_datasets(services, claim, spec["sources"])
+    outcome = run_meta_train(
+        services.inference,
+        sources=load_named(services, sources),
+        options=spec["options"],
+        seed=spec["seed"],
+        progress=progress,
+    )
+    artifact = Artifact(sha256=services.storage.put_bytes(outcome.artifact), size_bytes=len(outcome.artifact))
+    lineage = {"sources": [reference(source) for source in sources], "options": spec["options"], "seed": spec["seed"]}
+    return persist(
+        services.database,
+        lambda session: publish_meta_learner(
+            session,
+            claim,
+            sources=sources,
+            artifact=artifact,
+            encoder=outcome.encoder,
+            card=outcome.card | {"lineage": lineage},
+        ),
+    )
