@@ -15,11 +15,13 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request, Security
+from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
+from app import idempotency
 from app.db import utc_now
 from app.dependencies import ReadSessionDep, ServicesDep, SessionDep
 from app.errors import Conflict, Forbidden, NotFound, Unauthorized
@@ -163,8 +165,8 @@ class KeyRead(BaseModel):
 
 
 class KeyCreated(KeyRead):
-    key: str
-    """Shown this once."""
+    key: str | None
+    """Shown this once; null where a repeated Idempotency-Key asks again."""
 
 
 class KeyPage(BaseModel):
@@ -183,17 +185,25 @@ def _created(key: ApiKey, token: str) -> KeyCreated:
     return KeyCreated(**KeyRead.model_validate(key).model_dump(), key=token)
 
 
-@router.post("/keys", status_code=201)
-def post_key(body: KeyCreate, session: SessionDep, principal: Admin) -> KeyCreated:
-    return _created(
-        *create_key(
+@router.post("/keys", status_code=201, response_model=KeyCreated)
+def post_key(
+    body: KeyCreate, session: SessionDep, principal: Admin, idempotency_key: idempotency.KeyHeader = None
+) -> JSONResponse:
+    """A new key. Its secret is shown this once: even a repeated Idempotency-Key does not show it again."""
+
+    def create() -> idempotency.Answer:
+        made = create_key(
             session,
             project_id=principal.project_id,
             name=body.name,
             scopes=body.scopes,
             expires_at=body.expires_at,
         )
-    )
+        return idempotency.Answer(201, _created(*made).model_dump(mode="json"))
+
+    request = ["POST /v1/keys", body.model_dump(mode="json")]
+    once = idempotency.once(session, principal.project_id, idempotency_key, request, create, secret=["key"])
+    return once.response()
 
 
 @router.get("/keys")

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from learning.config import MetaTrainOptions, Similarity
+from learning.config import MetaTrainOptions
 from learning.episodes import EpisodeBatch, EpisodeSampler
 from learning.heads import LOGISTIC_REGULARISATION, with_bias
 from learning.initialisation import GeneratedInit, fine_tune, init_outputs
@@ -18,6 +18,8 @@ from learning.parameters import TransferParameters
 #: Gradient steps of the batched logistic regression that stands for target_only.
 _BASELINE_STEPS = 100
 _INIT_STEPS = 10
+#: Episodes drawn together.
+_BATCH = 10
 
 
 def interval95(values: Sequence[float]) -> tuple[float, float]:
@@ -46,45 +48,60 @@ def target_only_outputs(batch: EpisodeBatch) -> Tensor:
     return with_bias(batch.query_EQF) @ head_EFT
 
 
-def episode_scores(outputs_EQT: Tensor, batch: EpisodeBatch) -> Tensor:
-    """(E,) accuracy, or for regression 1 - squared error relative to the support's variance, floored at -1."""
+def query_scores(outputs_EQT: Tensor, batch: EpisodeBatch) -> Tensor:
+    """(E, Q) hit or miss, or for regression 1 - squared error relative to the support's variance, floored at -1."""
     if batch.task.classification:
-        return (outputs_EQT.argmax(-1) == batch.query_targets_EQT.argmax(-1)).float().mean(1)
-    return (1 - (outputs_EQT - batch.query_targets_EQT).square().mean((1, 2))).clamp_min(-1.0)
+        return (outputs_EQT.argmax(-1) == batch.query_targets_EQT.argmax(-1)).float()
+    return (1 - (outputs_EQT - batch.query_targets_EQT).square().squeeze(-1)).clamp_min(-1.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Scores:
+    """Of one number of shots: every strategy's query scores (N episodes, Q) on the same episodes."""
+
+    shots: int
+    by_strategy: dict[str, Tensor]
 
 
 def _scores_at(
-    parameters: TransferParameters,
-    sampler: EpisodeSampler,
-    shots: int,
-    n_episodes: int,
-    similarity: Similarity,
+    parameters: TransferParameters, sampler: EpisodeSampler, shots: int, options: MetaTrainOptions,
     generator: torch.Generator,
-) -> tuple[int, dict[str, list[float]]]:
-    """Scores of every strategy on the same episodes, and the number of shots that could be drawn."""
-    scores: dict[str, list[float]] = {"target_only": [], "metric": [], "init": []}
-    drawn, per_batch = shots, 10
-    for _ in range(math.ceil(n_episodes / per_batch)):
-        batch = sampler.draw(per_batch, generator, shots=shots)
-        drawn = batch.shots
+) -> _Scores:  # fmt: skip
+    scores: dict[str, list[Tensor]] = {"target_only": [], "metric": [], "init": []}
+    drawn = shots
+    for _ in range(math.ceil(options.evaluation_episodes / _BATCH)):
+        batch = sampler.draw(_BATCH, generator, shots=shots, all_sources=True)
+        task, query_EQF, similarity, drawn = batch.task, batch.query_EQF, options.similarity, batch.shots
         outputs = {
             "target_only": target_only_outputs(batch),
-            "metric": metric_outputs(parameters, batch.task, batch.query_EQF, similarity=similarity),
-            "init": init_outputs(parameters, batch.task, batch.query_EQF, similarity=similarity, steps=_INIT_STEPS),
+            "metric": metric_outputs(parameters, task, query_EQF, similarity=similarity),
+            "init": init_outputs(parameters, task, query_EQF, similarity=similarity, steps=_INIT_STEPS),
         }
         for name, outputs_EQT in outputs.items():
-            scores[name] += episode_scores(outputs_EQT, batch).tolist()
-    return drawn, scores
+            scores[name].append(query_scores(outputs_EQT, batch))
+    return _Scores(shots=drawn, by_strategy={name: _ragged_cat(parts) for name, parts in scores.items()})
 
 
-def _entry(scores: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
-    differences = [score - base for score, base in zip(scores, baseline, strict=True)]
-    mean = sum(differences) / len(differences)
-    deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / max(len(differences) - 1, 1))
+def _ragged_cat(parts: Sequence[Tensor]) -> Tensor:
+    """Batches may differ in ways and so in queries; the shortest row length is kept of all."""
+    shortest = min(part.shape[1] for part in parts)
+    return torch.cat([part[:, :shortest] for part in parts]).double()
+
+
+def _entry(scores_NQ: Tensor, baseline_NQ: Tensor) -> dict[str, Any]:
+    difference_NQ = scores_NQ - baseline_NQ
+    gains_N = difference_NQ.mean(1)
+    # Part of the spread between episodes is only that few queries were asked; tasks themselves differ by the rest.
+    sampling = float(difference_NQ.var(1).mean()) / difference_NQ.shape[1] if difference_NQ.shape[1] > 1 else 0.0
+    spread = float(gains_N.var()) if len(gains_N) > 1 else 0.0
     return {
-        "score": sum(scores) / len(scores),
-        "interval": interval95(scores),
-        "gain": {"value": mean, "interval": interval95(differences), "deviation": deviation},
+        "score": float(scores_NQ.mean()),
+        "interval": interval95(scores_NQ.mean(1).tolist()),
+        "gain": {
+            "value": float(gains_N.mean()),
+            "interval": interval95(gains_N.tolist()),
+            "deviation": math.sqrt(max(spread - sampling, spread / len(gains_N))),
+        },
     }
 
 
@@ -105,15 +122,13 @@ def make_card(
     honest = replace(held_out, options=replace(options.episode, hostile=0.0))
     gains: dict[int, dict[str, Any]] = {}
     for done, shots in enumerate(sorted(set(options.evaluation_shots))):
-        drawn, scores = _scores_at(
-            parameters, honest, shots, options.evaluation_episodes, options.similarity, generator
-        )
-        baseline = scores["target_only"]
-        gains[drawn] = {
-            "shots": drawn,
-            "n_episodes": len(baseline),
-            "target_only": {"score": sum(baseline) / len(baseline), "interval": interval95(baseline)},
-        } | {name: _entry(scores[name], baseline) for name in ("metric", "init")}
+        scores = _scores_at(parameters, honest, shots, options, generator)
+        baseline_NQ = scores.by_strategy["target_only"]
+        baseline = {"score": float(baseline_NQ.mean()), "interval": interval95(baseline_NQ.mean(1).tolist())}
+        entry = {"shots": scores.shots, "n_episodes": len(baseline_NQ), "target_only": baseline}
+        gains[scores.shots] = entry | {
+            name: _entry(scores.by_strategy[name], baseline_NQ) for name in ("metric", "init")
+        }
         progress((done + 1) / len(options.evaluation_shots))
     measure = "accuracy" if held_out.bank.classification else "explained_variance"
     return {"measure": measure, "held_out": description, "episodes": list(gains.values())}

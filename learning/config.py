@@ -94,8 +94,8 @@ class EpisodeOptions:
     max_shot: Annotated[int, Interval(ge=1, le=100)] = 32
     n_query: Annotated[int, Interval(ge=1, le=200)] = 32
     """Query rows per episode."""
-    max_source_rows: Annotated[int, Interval(ge=8, le=10_000)] = 256
-    """Source rows drawn per episode."""
+    max_source_rows: Annotated[int, Interval(ge=8, le=10_000)] = 1024
+    """Most source rows of an episode; training draws anything up to it, the card uses all of them."""
     hostile: Annotated[float, Interval(ge=0, le=1)] = 0.15
     """Share of episodes whose sources are deliberately mislabelled, so that not transferring is learned too."""
 

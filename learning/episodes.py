@@ -18,6 +18,7 @@ from learning.task import TransferTask
 
 #: A regression support smaller than this says nothing about a slope.
 MIN_REGRESSION_ROWS = 4
+FEWEST_SOURCE_ROWS = 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,8 +78,12 @@ class EpisodeSampler:
         rich = {d: [c for c, rows in pool.items() if len(rows) > shots] for d, pool in self._pools.items()}
         return {domain: classes for domain, classes in rich.items() if len(classes) >= ways}
 
-    def draw(self, n_episodes: int, generator: torch.Generator, *, shots: int | None = None) -> EpisodeBatch:
+    def draw(
+        self, n_episodes: int, generator: torch.Generator, *, shots: int | None = None, all_sources: bool = False
+    ) -> EpisodeBatch:
         """`n_episodes` tasks of one shape; shots per class are log-uniform unless given, fewer where rows are short.
+
+        So is the number of source rows, unless `all_sources` asks for as many as the options allow.
 
         Raises `InvalidData` where no domain has enough rows for any episode.
         """
@@ -96,7 +101,9 @@ class EpisodeSampler:
         domains = sorted(able)
         picks = torch.randint(len(domains), (n_episodes,), generator=generator).tolist()
         draws = [self._draw_one(domains[pick], able[domains[pick]], ways, shots, generator) for pick in picks]
-        return self._assemble(draws, shots, generator)
+        most = self.options.max_source_rows
+        n_source = most if all_sources else _log_uniform(min(FEWEST_SOURCE_ROWS, most), most, generator)
+        return self._assemble(draws, shots, n_source, generator)
 
     def _draw_one(self, domain: int, classes: list[int], ways: int, shots: int, generator: torch.Generator) -> _Draw:
         chosen_C = torch.tensor(classes)[torch.randperm(len(classes), generator=generator)[:ways]]
@@ -111,7 +118,7 @@ class EpisodeSampler:
             query.append(rest[torch.arange(n_query) % len(rest)])
         return _Draw(domain=domain, classes_C=chosen_C, support_S=torch.cat(support), query_Q=torch.cat(query))
 
-    def _source_rows(self, draw: _Draw, generator: torch.Generator) -> Tensor:
+    def _source_rows(self, draw: _Draw, n_rows: int, generator: torch.Generator) -> Tensor:
         """Rows of the helpers, not of the target domain, whose label is one of the episode's."""
         helps_D = torch.zeros(len(self.bank.names), dtype=torch.bool)
         helps_D[list(self.helpers)] = True
@@ -119,10 +126,10 @@ class EpisodeSampler:
         wanted_C = torch.zeros(max(len(self.bank.classes), 1), dtype=torch.bool)
         wanted_C[draw.classes_C] = True
         rows = (helps_D[self.bank.domain_N] & wanted_C[self.bank.labels_N]).nonzero()[:, 0]
-        return rows[torch.randperm(len(rows), generator=generator)[: self.options.max_source_rows]]
+        return rows[torch.randperm(len(rows), generator=generator)[:n_rows]]
 
-    def _assemble(self, draws: list[_Draw], shots: int, generator: torch.Generator) -> EpisodeBatch:
-        source_rows = [self._source_rows(draw, generator) for draw in draws]
+    def _assemble(self, draws: list[_Draw], shots: int, n_source: int, generator: torch.Generator) -> EpisodeBatch:
+        source_rows = [self._source_rows(draw, n_source, generator) for draw in draws]
         n_source = max(len(rows) for rows in source_rows)
         source_EM = torch.stack([_pad(rows, n_source) for rows in source_rows])
         usable_EM = torch.stack([_pad(torch.ones_like(rows), n_source) for rows in source_rows])

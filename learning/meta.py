@@ -28,6 +28,8 @@ from learning.types import Domain, Featuriser, FittedFeaturiser, Modality, Progr
 UNROLLED_STEPS = 10
 #: Steps between two looks at the held-out loss.
 CHECK_EVERY = 25
+#: Looks without improvement after which training stops.
+PATIENCE = 3
 VALIDATION_BATCHES = 6
 
 
@@ -71,28 +73,38 @@ def query_loss(outputs_EQT: Tensor, batch: EpisodeBatch) -> Tensor:
     return F.huber_loss(outputs_EQT, batch.query_targets_EQT, reduction="none").squeeze(-1)
 
 
-def initial_projection(bank: SourceBank, width: int) -> Tensor:
-    """(P, F) discriminant directions of the sources (LDA with a ridge): where metric learning starts.
+def shrunk_covariance(centred_NF: Tensor) -> Tensor:
+    """(F, F) covariance of centred rows, shrunk toward a multiple of the identity (OAS: Chen et al. 2010, eq. 23)."""
+    n_rows, width = centred_NF.shape
+    covariance_FF = centred_NF.T @ centred_NF / n_rows
+    trace, squares = covariance_FF.trace(), covariance_FF.square().sum()
+    numerator = (1 - 2 / width) * squares + trace.square()
+    denominator = (n_rows + 1 - 2 / width) * (squares - trace.square() / width)
+    shrinkage = (numerator / denominator.clamp_min(1e-12)).clamp(0.01, 1.0)
+    identity_FF = torch.eye(width, dtype=torch.float64)
+    return (1 - shrinkage) * covariance_FF + shrinkage * trace.clamp_min(1e-9) / width * identity_FF
 
-    Between-class scatter is that of (class) means over domains, within-class scatter that of rows around their own
-    domain's class mean, so that a direction which only tells domains apart does not count. Regression: principal axes.
+
+def initial_projection(bank: SourceBank, rows_N: Tensor, width: int) -> Tensor:
+    """(P, F) discriminant directions (LDA) of the bank's rows `rows_N` (bool): where metric learning starts.
+
+    Between-class scatter is that of class means over domains, within-class that of rows around their own domain's
+    class mean, so that a direction which only tells domains apart does not count. Regression: principal axes.
     """
-    features_NF = bank.features_NF.double()
-    group_N = bank.domain_N * max(len(bank.classes), 1) + bank.labels_N
+    features_NF = bank.features_NF[rows_N].double()
+    group_N = (bank.domain_N * max(len(bank.classes), 1) + bank.labels_N)[rows_N]
     groups, inverse_N = group_N.unique(return_inverse=True)
     counts_G = torch.bincount(inverse_N).double()
     means_GF = torch.zeros(len(groups), features_NF.shape[1], dtype=torch.float64)
     means_GF = means_GF.index_add(0, inverse_N, features_NF) / counts_G[:, None]
     within_NF = features_NF - means_GF[inverse_N]
-    within_FF = within_NF.T @ within_NF / len(features_NF)
-    ridge = 0.1 * within_FF.diagonal().mean().clamp_min(1e-6)
-    factor_FF = torch.linalg.cholesky(within_FF + ridge * torch.eye(len(within_FF), dtype=torch.float64))
     if bank.classification:
         label_G = groups % len(bank.classes)
-        class_means = [means_GF[label_G == label].mean(0) for label in label_G.unique()]
-        between_CF = torch.stack(class_means) - torch.stack(class_means).mean(0)
+        class_means_CF = torch.stack([means_GF[label_G == label].mean(0) for label in label_G.unique()])
+        between_CF = class_means_CF - class_means_CF.mean(0)
     else:
         between_CF = within_NF
+    factor_FF = torch.linalg.cholesky(shrunk_covariance(within_NF))
     whitened_FC = torch.linalg.solve_triangular(factor_FF, between_CF.T, upper=False)
     directions_FP = torch.linalg.svd(whitened_FC, full_matrices=False).U[:, :width]
     projection_PF: Tensor = torch.linalg.solve_triangular(factor_FF.T, directions_FP, upper=True).T
@@ -102,33 +114,45 @@ def initial_projection(bank: SourceBank, width: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Split:
-    """Samplers for training and for the held-out look, and in words what was held out."""
+    """Samplers for training and for the held-out look, the rows that start the metric, and what was held out.
+
+    The metric starts from rows that no episode uses: on rows it was fitted to, any metric looks perfect, and episodes
+    would teach to trust it blindly.
+    """
 
     train: EpisodeSampler
     held_out: EpisodeSampler
+    metric_rows_N: Tensor
     description: str
 
 
 def split_sources(bank: SourceBank, options: MetaTrainOptions, generator: torch.Generator) -> _Split:
     """Holds out one domain of three or more, else a third of many classes, else of the rows."""
-    n_domains, everything_N = len(bank.names), torch.ones(len(bank.features_NF), dtype=torch.bool)
-    domains = tuple(range(n_domains))
+    n_domains = len(bank.names)
+    domains = rest = held = tuple(range(n_domains))
     if n_domains >= 3:
-        held = int(torch.randint(n_domains, (), generator=generator))
-        rest = tuple(domain for domain in domains if domain != held)
-        return _Split(
-            train=EpisodeSampler(bank=bank, targets=rest, helpers=rest, pool_N=everything_N, options=options.episode),
-            held_out=EpisodeSampler(
-                bank=bank, targets=(held,), helpers=rest, pool_N=everything_N, options=options.episode
-            ),
-            description=f"domain {bank.names[held]}",
-        )
-    held_N, description = _held_rows(bank, generator)
-    train, held_out = (
-        EpisodeSampler(bank=bank, targets=domains, helpers=domains, pool_N=pool_N, options=options.episode)
-        for pool_N in (~held_N, held_N)
+        held = (int(torch.randint(n_domains, (), generator=generator)),)
+        rest = tuple(domain for domain in domains if domain not in held)
+        held_N, description = torch.isin(bank.domain_N, torch.tensor(held)), f"domain {bank.names[held[0]]}"
+    else:
+        held_N, description = _held_rows(bank, generator)
+    metric_rows_N = ~held_N & (_rank_in_group(bank, generator) % 2 == 0)
+    train = EpisodeSampler(
+        bank=bank, targets=rest, helpers=rest, pool_N=~held_N & ~metric_rows_N, options=options.episode
     )
-    return _Split(train=train, held_out=held_out, description=description)
+    held_out = EpisodeSampler(bank=bank, targets=held, helpers=rest, pool_N=held_N, options=options.episode)
+    return _Split(train=train, held_out=held_out, metric_rows_N=metric_rows_N, description=description)
+
+
+def _rank_in_group(bank: SourceBank, generator: torch.Generator) -> Tensor:
+    """(N,) each row's place in a random order of its own domain and class."""
+    group_N = bank.domain_N * max(len(bank.classes), 1) + bank.labels_N
+    order_N = torch.randperm(len(group_N), generator=generator)
+    rank_N = torch.empty_like(order_N)
+    for group in group_N.unique():
+        members = order_N[group_N[order_N] == group]
+        rank_N[members] = torch.arange(len(members))
+    return rank_N
 
 
 def _held_rows(bank: SourceBank, generator: torch.Generator) -> tuple[Tensor, str]:
@@ -152,8 +176,11 @@ def train_steps(
             {"params": [tensor for name, tensor in tensors.items() if name != "projection_PF"], "lr": options.lr},
         ]
     )
-    validation = [split.held_out.draw(options.episodes_per_step, generator) for _ in range(VALIDATION_BATCHES)]
+    validation = [
+        split.held_out.draw(options.episodes_per_step, generator, all_sources=True) for _ in range(VALIDATION_BATCHES)
+    ]
     best, best_loss = _detached(current), _held_out_loss(current, validation, options.similarity)
+    stale = 0
     for step in range(1, options.steps + 1):
         optimiser.zero_grad()
         batch = split.train.draw(options.episodes_per_step, generator)
@@ -164,9 +191,12 @@ def train_steps(
         held_out = None
         if step % CHECK_EVERY == 0 or step == options.steps:
             held_out = _held_out_loss(current, validation, options.similarity)
+            stale = stale + 1 if held_out >= best_loss else 0
             if held_out < best_loss:
                 best, best_loss = _detached(current), held_out
         yield StepReport(step=step, loss=float(loss.detach()), held_out=held_out), best
+        if stale == PATIENCE:
+            return
 
 
 def _held_out_loss(parameters: TransferParameters, batches: Sequence[EpisodeBatch], similarity: Similarity) -> float:
@@ -202,9 +232,10 @@ def meta_train(
     progress(0.0, "preparing sources")
     bank = build_bank(sources, fitted, max_rows=options.max_rows_per_source, generator=generator)
     split = split_sources(bank, options, generator)
-    if not split.held_out.is_possible:
-        split = replace(split, held_out=split.train, description="nothing: too few rows to hold any out")
-    parameters = default_parameters(bank.width, initial_projection(bank, options.projection_width))
+    if not (split.train.is_possible and split.held_out.is_possible):
+        split = _without_holding_out(split)
+    projection_PF = initial_projection(bank, split.metric_rows_N, options.projection_width)
+    parameters = default_parameters(bank.width, projection_PF)
     steps: list[StepReport] = []
     for report, best in train_steps(parameters, split, options, generator):
         steps.append(report)
@@ -229,6 +260,18 @@ def meta_train(
         featuriser=fitted,
         parameters=parameters,
         card=card | _training_summary(sources, steps),
+    )
+
+
+def _without_holding_out(split: _Split) -> _Split:
+    """Everything for everything, where rows are too few to keep any apart; the card says so."""
+    everything = replace(split.train, targets=split.train.helpers, pool_N=torch.ones_like(split.metric_rows_N))
+    return replace(
+        split,
+        train=everything,
+        held_out=everything,
+        metric_rows_N=everything.pool_N,
+        description="nothing: too few rows to hold any out",
     )
 
 

@@ -58,9 +58,9 @@ def domain_fit(task: TransferTask) -> Tensor:
 
 
 def describe(task: TransferTask) -> Tensor:
-    """(E, 6) the task's set-embedding for the hyper-parameter generator.
+    """(E, 7) the task's set-embedding for the hyper-parameter generator.
 
-    1, log shots, log ways, best and mean domain fit, and whether any domain knows the target's classes.
+    1, log shots, log ways, best and mean domain fit, whether a domain knows the classes, log source rows.
     """
     n_support, n_way = task.support_targets_EST.shape[-2:]
     fit_ED = domain_fit(task)
@@ -75,9 +75,10 @@ def describe(task: TransferTask) -> Tensor:
             best_E * (known_E > 0),
             fit_ED.sum(1) / known_E.clamp_min(1),
             (known_E > 0).to(ones_E),
+            task.source_usable_EM.sum(1).log1p() / 5,
         ],
         dim=1,
     )
 
 
-DESCRIPTION_WIDTH = 6
+DESCRIPTION_WIDTH = 7

@@ -3,9 +3,13 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,9 +37,16 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_folder() -> Iterator[Path]:
+    """Not one of pytest's own folders: a later test run removes those while this one still uses them."""
+    with tempfile.TemporaryDirectory(prefix="mg-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres(server_folder: Path) -> Iterator[str]:
     """URL of a PostgreSQL server of this test process, with a migrated template database."""
-    folder = tmp_path_factory.mktemp("postgres")
+    folder = server_folder / "postgres"
     server = get_server(folder, cleanup_mode="stop")
     try:
         admin = server.get_uri()
@@ -59,9 +70,9 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+def valkey(server_folder: Path) -> Iterator[ValkeyServer]:
     """One Valkey of this test process, reached over its unix socket."""
-    folder = tmp_path_factory.mktemp("vk")
+    folder = server_folder / "valkey"
     with ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "v.sock") as server:
         yield server
 
@@ -89,6 +100,40 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     _execute(admin, f"CREATE DATABASE {name} TEMPLATE template_metagraft")
     yield admin.replace("/postgres?", f"/{name}?")
     _execute(admin, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A local S3 server with the bucket `bucket`."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        _make_bucket(endpoint)
+        yield endpoint
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _make_bucket(endpoint: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            request = urllib.request.Request(f"{endpoint}/bucket", method="PUT")
+            urllib.request.urlopen(request, timeout=5).close()
+        except (urllib.error.URLError, OSError):
+            assert time.monotonic() < deadline, "the S3 server did not start"
+            time.sleep(0.1)
+        else:
+            return
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from app.tables import Dataset, Job, JobEvent
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], *, seconds: float = 30.0, pause: float = 0.05) -> T:
+def until(condition: Callable[[], T | None], *, seconds: float = 30.0, pause: float = 0.05) -> T:
     """The first truthy value of `condition`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

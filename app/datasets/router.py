@@ -4,7 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Path as PathParameter
+from fastapi.responses import JSONResponse
 
+from app import idempotency
 from app.datasets import examples, images, service
 from app.datasets.schemas import DatasetPage, DatasetRead, ExamplePage, ExampleRead, ImagePreview, Modality
 from app.datasets.uploads import UploadDep, openapi_body
@@ -22,15 +24,30 @@ _MAX_EXAMPLES = {"image": 20}
 """Thumbnails are made while the client waits."""
 
 
-@router.post("", status_code=201, openapi_extra=openapi_body(), responses={200: {"model": DatasetRead}})
+@router.post(
+    "",
+    status_code=201,
+    response_model=DatasetRead,
+    openapi_extra=openapi_body(),
+    responses={200: {"model": DatasetRead}},
+)
 def post_dataset(
-    principal: PrincipalDep, upload: UploadDep, services: ServicesDep, session: SessionDep, response: Response
-) -> DatasetRead:
+    principal: PrincipalDep,
+    upload: UploadDep,
+    services: ServicesDep,
+    session: SessionDep,
+    key: idempotency.KeyHeader = None,
+) -> JSONResponse:
     """Stores a dataset. The same content again answers 200 with the dataset that exists."""
-    dataset, is_new = service.create(services, session, principal.project_id, upload)
-    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
-    response.status_code = 201 if is_new else 200
-    return DatasetRead.model_validate(dataset)
+    prepared = service.prepare(services, upload)
+    request = ["POST /v1/datasets", prepared.ingested.content_hash, upload.form.model_dump(mode="json")]
+
+    def create() -> idempotency.Answer:
+        dataset, is_new = service.create(services, session, principal.project_id, prepared)
+        body = DatasetRead.model_validate(dataset).model_dump(mode="json")
+        return idempotency.Answer(201 if is_new else 200, body, {"Location": f"/v1/datasets/{dataset.id}"})
+
+    return idempotency.once(session, principal.project_id, key, request, create).response()
 
 
 @router.get("")

@@ -1,7 +1,9 @@
 """Datasets in the database. Every query is confined to a project."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Select, func, select
@@ -55,21 +57,36 @@ def list_page(
     return page_by_id(session, rows, Dataset.id, page)
 
 
-def create(services: Services, session: Session, project_id: str, upload: Upload) -> tuple[Dataset, bool]:
-    """The dataset of an upload, and whether it is new: the same content again is the dataset that exists.
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An upload that was read and found good, and its blob, which is in storage."""
+
+    upload: Upload
+    ingested: Ingested
+    canonical: Path
+    blob: str
+
+
+def prepare(services: Services, upload: Upload) -> Prepared:
+    """Reads, checks and stores an upload's content. No transaction is open: a large file takes its time.
 
     Raises:
         InvalidInput: the file or some of its rows are bad; nothing is stored.
     """
-    target = upload.folder / "canonical.parquet"
-    ingested = ingest(upload.path, upload.filename, upload.form, services.settings, target)
-    # A session of its own: storing a large file must not hold the database's write lock.
-    with services.database.session(read_only=True) as reading:
-        existing = reading.scalar(_same_content(project_id, ingested.content_hash))
+    canonical = upload.folder / "canonical.parquet"
+    ingested = ingest(upload.path, upload.filename, upload.form, services.settings, canonical)
+    blob = services.storage.put_file(canonical)
+    return Prepared(upload=upload, ingested=ingested, canonical=canonical, blob=blob)
+
+
+def create(services: Services, session: Session, project_id: str, prepared: Prepared) -> tuple[Dataset, bool]:
+    """The dataset of a prepared upload, and whether it is new: the same content again is the dataset that exists."""
+    ingested, blob = prepared.ingested, prepared.blob
+    existing = session.scalar(_same_content(project_id, ingested.content_hash))
     if existing is not None:
+        after_commit(session, partial(_purge_unused, services, blob))
         return existing, False
-    blob = services.storage.put_file(target)
-    dataset = _row(project_id, upload, ingested, blob, target.stat().st_size)
+    dataset = _row(project_id, prepared.upload, ingested, blob, prepared.canonical.stat().st_size)
     try:
         with session.begin_nested():
             _lock_blob(session, blob)
@@ -81,7 +98,7 @@ def create(services: Services, session: Session, project_id: str, upload: Upload
         after_commit(session, partial(_purge_unused, services, blob))
         return winner, False
     if not services.storage.exists(blob):
-        services.storage.put_file(target)  # it was deleted with another dataset in between
+        services.storage.put_file(prepared.canonical)  # it was deleted with another dataset in between
     return dataset, True
 
 

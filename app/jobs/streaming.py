@@ -39,13 +39,13 @@ def _message(event: EventRead) -> ServerSentEvent:
     return ServerSentEvent(json.dumps(data), id=str(event.id), event=event.type)
 
 
-async def follow(database: Database, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
-    """The events after number `after`, ending after the job's last one.
+async def follow(database: Database, job_id: str, after: int, stopping: anyio.Event) -> AsyncIterator[ServerSentEvent]:
+    """The events after number `after`, ending after the job's last one or when the server stops.
 
     Between two looks it holds neither a thread nor a connection.
     """
     last_seen = time.monotonic()
-    while True:
+    while not stopping.is_set():
         try:
             found, is_over = await to_thread.run_sync(_read, database, job_id, after)
         except SQLAlchemyError as error:
@@ -61,4 +61,10 @@ async def follow(database: Database, job_id: str, after: int) -> AsyncIterator[S
 
 
 def stream(database: Database, job_id: str, after: int) -> EventSourceResponse:
-    return EventSourceResponse(follow(database, job_id, after), ping=KEEP_ALIVE_SECONDS)
+    stopping = anyio.Event()
+    return EventSourceResponse(
+        follow(database, job_id, after, stopping),
+        ping=KEEP_ALIVE_SECONDS,
+        shutdown_event=stopping,
+        shutdown_grace_period=2 * SLOWEST_POLL_SECONDS,
+    )

@@ -24,7 +24,7 @@ def test_created_key_opens_the_service_when_used(settings: Settings, services: S
     with services.database.session(read_only=True) as session:
         principal = authenticate(session, f"Bearer {result.stdout.strip()}", may_be_open=False)
         names = list(session.scalars(select(ApiKey.name)))
-    assert (principal.scopes, names) == ({"jobs", "predict"}, ["laptop"])
+    assert (sorted(principal.scopes), names) == (["jobs", "predict"], ["laptop"])
 
 
 def test_creating_a_key_is_refused_when_a_scope_is_unknown(settings: Settings):

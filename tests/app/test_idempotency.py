@@ -7,7 +7,7 @@ from app.dependencies import Services
 from app.idempotency import Answer, once
 from app.security import DEFAULT_PROJECT
 from app.tables import IdempotencyKey, Job, Project
-from tests.jobs import dataset_row
+from tests.jobs import csv, dataset_row
 
 
 def _body(services: Services, **values: object) -> dict[str, object]:
@@ -93,3 +93,24 @@ def test_answer_is_conflict_when_the_first_request_is_unfinished(client, service
         session.execute(update(IdempotencyKey).values(status=None))
     answer = client.post("/v1/jobs", json=body, headers={"Idempotency-Key": "k"})
     assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_key_in_flight")
+
+
+def test_upload_gives_the_first_answer_when_its_key_is_sent_again(client):
+    def send(data: bytes):
+        files = {"file": ("toy.csv", data)}
+        return client.post("/v1/datasets", files=files, data={"name": "toy"}, headers={"Idempotency-Key": "up"})
+
+    first, again, other = send(csv()), send(csv()), send(csv(seed=1))
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json() == again.json()
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def test_key_is_made_once_and_its_secret_not_shown_again_when_its_request_is_repeated(client):
+    body, headers = {"name": "ci", "scopes": ["admin"]}, {"Idempotency-Key": "mk"}
+    first = client.post("/v1/keys", json=body, headers=headers)
+    bearer = {"Authorization": f"Bearer {first.json()['key']}"}
+    again = client.post("/v1/keys", json=body, headers=headers | bearer)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.json() == first.json() | {"key": None}
+    assert len(client.get("/v1/keys", headers=bearer).json()["items"]) == 1

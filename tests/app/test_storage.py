@@ -1,13 +1,6 @@
 """Both storages keep the same promises: a folder, and a bucket of an S3-compatible server on loopback."""
 
 import hashlib
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,42 +9,9 @@ import pytest
 from app.errors import NotFound, Unavailable
 from app.settings import Settings
 from app.storage import FolderStorage, S3Storage, Storage, make_storage
+from tests.conftest import free_port
 
 ABSENT = "0" * 64
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    """A local S3 server with the bucket `bucket`."""
-    port = _free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    endpoint = f"http://127.0.0.1:{port}"
-    try:
-        _make_bucket(endpoint)
-        yield endpoint
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _make_bucket(endpoint: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            request = urllib.request.Request(f"{endpoint}/bucket", method="PUT")
-            urllib.request.urlopen(request, timeout=5).close()
-        except (urllib.error.URLError, OSError):
-            assert time.monotonic() < deadline, "the S3 server did not start"
-            time.sleep(0.1)
-        else:
-            return
 
 
 def s3_settings(endpoint: str, data_dir: Path) -> Settings:
@@ -154,7 +114,7 @@ def test_s3_storage_is_shared_by_machines(s3_endpoint: str, tmp_path: Path) -> N
 
 
 def test_s3_storage_raises_unavailable_when_the_server_is_away(tmp_path: Path) -> None:
-    settings = s3_settings(f"http://127.0.0.1:{_free_port()}", tmp_path)
+    settings = s3_settings(f"http://127.0.0.1:{free_port()}", tmp_path)
     storage = make_storage(settings)
     assert isinstance(storage, S3Storage)
     for call in (storage.check, lambda: storage.put_bytes(b"x"), lambda: storage.read(ABSENT)):

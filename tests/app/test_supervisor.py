@@ -1,7 +1,9 @@
 """`metagraft serve` as a process: what it starts, and that nothing of it is left behind."""
 
+import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,6 +86,10 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def _is_gone(process: psutil.Process) -> bool:
+    return not _is_alive(process)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path
@@ -115,31 +121,36 @@ def test_serve_leaves_nothing_behind_when_it_is_killed(served: Served):
 
 
 def test_serve_restarts_what_dies_when_children_are_killed(served: Served):
-    with httpx.Client(base_url=served.url(), timeout=30) as client:
-        target = upload(client)
-        for word in ("valkey-server", "app.cli api", "worker.main"):
-            victim = served.child(word)
-            victim.kill()
-            until(lambda victim=victim: not _is_alive(victim))
-            job = submit(client, kind="adapt", dataset=target, model="m", strategy="target_only")
+    url = served.url()
+    for word in ("valkey-server", "app.cli api", "worker.main"):
+        victim = served.child(word)
+        victim.kill()
+        until(functools.partial(_is_gone, victim))
+        with httpx.Client(base_url=url, timeout=30) as client:
+            job = submit(client, kind="adapt", dataset=upload(client), model="m", strategy="target_only")
             assert ended(client, job["id"])["state"] == "succeeded", word
+
+
+def _refusal(folder: Path, **variables: str) -> str:
+    """What a service that does not start says."""
+    refused = Served(folder, **variables)
+    try:
+        assert refused.process.wait(timeout=30) == 1
+        return refused.log.read_text()
+    finally:
+        refused.stop()
 
 
 def test_serve_refuses_when_another_one_has_the_folder(served: Served, folder: Path):
     served.url()
-    second = Served(folder)
-    assert second.process.wait(timeout=30) == 1
-    assert f"Another `metagraft serve` (process {served.process.pid})" in second.log.read_text()
+    assert f"Another `metagraft serve` (process {served.process.pid})" in _refusal(folder)
 
 
 def test_serve_refuses_when_the_host_is_public_and_there_is_no_key(folder: Path):
-    public = Served(folder, METAGRAFT_HOST="0.0.0.0")
-    assert public.process.wait(timeout=30) == 1
-    assert "a key is needed" in public.log.read_text()
+    assert "a key is needed" in _refusal(folder, METAGRAFT_HOST="0.0.0.0")
 
 
-def test_serve_refuses_when_the_port_is_taken(folder: Path, served: Served):
-    port = served.url().rpartition(":")[2]
-    second = Served(folder / "other", METAGRAFT_PORT=port)
-    assert second.process.wait(timeout=30) == 1
-    assert f"Cannot listen on 127.0.0.1 port {port}" in second.log.read_text()
+def test_serve_refuses_when_the_port_is_taken(folder: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"Cannot listen on 127.0.0.1 port {port}" in _refusal(folder, METAGRAFT_PORT=port)
