@@ -111,7 +111,7 @@ class MetaTrainOptions:
     projection_width: Annotated[int, Interval(ge=2, le=512)] = 64
     steps: Annotated[int, Interval(ge=0, le=100_000)] = 150
     episodes_per_step: Annotated[int, Interval(ge=1, le=1024)] = 16
-    lr: Annotated[float, Gt(0), Le(1)] = 1e-2
+    lr: Annotated[float, Gt(0), Le(1)] = 5e-2
     evaluation_episodes: Annotated[int, Interval(ge=4, le=10_000)] = 60
     """Held-out episodes per number of shots behind the card's gains."""
     evaluation_shots: Annotated[tuple[Annotated[int, Interval(ge=1, le=100)], ...], Len(1, 10)] = (1, 5, 20)

@@ -88,8 +88,9 @@ def shrunk_covariance(centred_NF: Tensor) -> Tensor:
 def initial_projection(bank: SourceBank, rows_N: Tensor, width: int) -> Tensor:
     """(P, F) discriminant directions (LDA) of the bank's rows `rows_N` (bool): where metric learning starts.
 
-    Between-class scatter is that of class means over domains, within-class that of rows around their own domain's
-    class mean, so that a direction which only tells domains apart does not count. Regression: principal axes.
+    Between-class scatter is that of each domain's class means around its own mean, within-class that of rows around
+    their class mean in their domain, so that a direction which only tells domains apart does not count. What classes
+    differ by in every domain comes first. Regression: principal axes.
     """
     features_NF = bank.features_NF[rows_N].double()
     group_N = (bank.domain_N * max(len(bank.classes), 1) + bank.labels_N)[rows_N]
@@ -99,9 +100,9 @@ def initial_projection(bank: SourceBank, rows_N: Tensor, width: int) -> Tensor:
     means_GF = means_GF.index_add(0, inverse_N, features_NF) / counts_G[:, None]
     within_NF = features_NF - means_GF[inverse_N]
     if bank.classification:
-        label_G = groups % len(bank.classes)
-        class_means_CF = torch.stack([means_GF[label_G == label].mean(0) for label in label_G.unique()])
-        between_CF = class_means_CF - class_means_CF.mean(0)
+        domain_G = groups // len(bank.classes)
+        domain_means = [means_GF[domain_G == domain].mean(0) for domain in domain_G]
+        between_CF = means_GF - torch.stack(domain_means)
     else:
         between_CF = within_NF
     factor_FF = torch.linalg.cholesky(shrunk_covariance(within_NF))
@@ -172,7 +173,7 @@ def train_steps(
     current = TransferParameters.from_tensors(tensors)
     optimiser = torch.optim.Adam(
         [
-            {"params": [tensors["projection_PF"]], "lr": 0.1 * options.lr},
+            {"params": [tensors["projection_PF"]], "lr": 0.01 * options.lr},
             {"params": [tensor for name, tensor in tensors.items() if name != "projection_PF"], "lr": options.lr},
         ]
     )

@@ -6,7 +6,7 @@ from learning.config import EpisodeOptions
 from learning.episodes import EpisodeSampler
 from learning.errors import IncompatibleDomain, InvalidArtifact, InvalidData, UselessModel
 from learning.featurisers import Centring
-from learning.meta import meta_train
+from learning.meta import meta_train, shrunk_covariance
 from learning.sources import SourceBank, build_bank, stratified_subsample
 from learning.types import Domain, Features, labelled_set
 from tests.learning.problems import WIDTH, blobs, quick_meta_learner, quick_options, run, slopes, sources
@@ -160,3 +160,28 @@ def test_artifact_header_reads_without_tensors() -> None:
     header = read_header(dump_learner(run("target_only", blobs(7, 4)).learner))
     assert header["kind"] == "base_learner"
     assert header["classes"] == ["bad", "fine", "good"]
+
+
+def test_card_sees_nothing_in_labels_that_are_noise_even_when_features_are_many() -> None:
+    # 200 features tell 40 rows apart however they are labelled; only rows kept apart show that nothing was learned.
+    def noise(seed: int) -> Domain:
+        rows = torch.randn(40, 200, generator=torch.Generator().manual_seed(seed))
+        return Domain(name=str(seed), data=labelled_set(Features(matrix_NF=rows), ["a", "b"] * 20, "classification"))
+
+    learner = meta_train(
+        sources=[noise(seed) for seed in range(4)], featuriser=Centring(), modality="text", encoder="none",
+        encoder_revision="0", columns={}, options=quick_options(evaluation_shots=(5,)), seed=0,
+        progress=lambda _f, _p: None,
+    )  # fmt: skip
+    for strategy in ("target_only", "metric", "init"):
+        assert 0.35 < learner.card["episodes"][0][strategy]["score"] < 0.65
+
+
+def test_shrunk_covariance_approaches_the_sample_when_rows_are_many() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([1.0, 2.0, 3.0])
+    many, few = (scales * torch.randn(n, 3, generator=generator).double() for n in (5000, 4))
+    assert torch.allclose(shrunk_covariance(many).diagonal(), scales.double().square(), rtol=0.1)
+    off_diagonal = shrunk_covariance(few) - torch.diag(shrunk_covariance(few).diagonal())
+    sample = few.T @ few / 4
+    assert off_diagonal.abs().sum() < (sample - torch.diag(sample.diagonal())).abs().sum()
