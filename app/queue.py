@@ -6,12 +6,11 @@ import structlog
 from celery import Celery
 from kombu import Queue
 
-from app.settings import Settings
+from app.settings import QUEUES, Settings
 
 log = structlog.get_logger(__name__)
 
 RUN_JOB = "metagraft.run_job"
-QUEUES = ("adapt", "train")
 QUEUE_OF_KIND = {"adapt": "adapt", "batch_predict": "adapt", "meta_train": "train"}
 
 

@@ -219,6 +219,8 @@ def rotate_key(key_id: PathName, session: SessionDep, principal: Admin) -> KeyCr
     old = _own_key(session, principal, key_id)
     if old.revoked_at is not None:
         raise Conflict("A revoked key cannot be rotated; create a new one.", code="key_revoked")
+    if old.expires_at is not None and old.expires_at <= utc_now():
+        raise Conflict("An expired key cannot be rotated; create a new one.", code="key_expired")
     return _created(
         *create_key(
             session,

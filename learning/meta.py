@@ -279,7 +279,7 @@ def _without_holding_out(split: _Split) -> _Split:
 def _training_summary(sources: Sequence[Domain], steps: Sequence[StepReport]) -> dict[str, Any]:
     looks = [report.held_out for report in steps if report.held_out is not None]
     return {
-        "sources": [{"dataset": s.name, "n_examples": len(s.data), "classes": len(s.data.classes)} for s in sources],
+        "sources": [{"dataset": s.name, "examples_used": len(s.data), "classes": len(s.data.classes)} for s in sources],
         "steps": len(steps),
         "loss_first": steps[0].loss if steps else None,
         "loss_last": steps[-1].loss if steps else None,

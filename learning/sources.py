@@ -86,7 +86,7 @@ def build_bank(
         labels.append(labels_N)
         values.append(torch.zeros(len(data), dtype=torch.float64) if classes else data.labels_N.double())
         places.append(torch.full((len(data),), d))
-        rows.append(kept_N)
+        rows.append(kept_N if domain.rows_N is None else domain.rows_N[kept_N])
         heads.append(weight_TF)
         biases.append(bias_T)
         knows.append(targets_NT.sum(0) > 0 if classes else torch.ones(1, dtype=torch.bool))

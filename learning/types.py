@@ -123,10 +123,14 @@ def labelled_set(inputs: Inputs, labels: Sequence[str] | Sequence[float], task: 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Domain:
-    """A named labelled set: a source, or the target. `name` is the caller's identifier (a dataset id)."""
+    """A named labelled set: a source, or the target. `name` is the caller's identifier (a dataset id).
+
+    `rows_N` are the rows' places in that dataset where `data` is a part of it; None: it is all of it.
+    """
 
     name: str
     data: LabelledSet
+    rows_N: Tensor | None = None
 
 
 class FittedFeaturiser(Protocol):

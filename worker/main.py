@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ from celery.signals import celeryd_after_setup, worker_ready, worker_shutdown, w
 from app.db import Database
 from app.jobs.sweeper import Sweeper
 from app.observability import configure_logging
-from app.queue import QUEUES, HintSender, make_celery
+from app.queue import HintSender, make_celery
 from app.settings import Settings
 from worker import tasks
-from worker.process import queues
 
 log = structlog.get_logger(__name__)
 
@@ -80,8 +78,6 @@ def _ready(sweeper: Sweeper) -> Callable[..., None]:
 
 def main() -> None:
     settings = Settings()
-    if unknown := set(queues(settings)) - set(QUEUES):
-        sys.exit(f"METAGRAFT_WORKER_QUEUES names unknown queues {sorted(unknown)}; there are {', '.join(QUEUES)}.")
     configure_logging(settings)
     database, hints = Database(settings), HintSender(settings)
     sweeper = Sweeper(SweeperServices(settings=settings, database=database, hints=hints))
@@ -101,7 +97,7 @@ def main() -> None:
 def _run(celery: Celery, settings: Settings) -> Any:
     # Its reason is pickled messages, and only JSON is accepted here.
     warnings.filterwarnings("ignore", message=".*superuser privileges.*")
-    names = ",".join(queues(settings))
+    names = settings.worker_queues
     return celery.worker_main([
         "--quiet", "worker", f"--queues={names}", f"--hostname={names.replace(',', '-')}-{os.getpid()}@%h",
         f"--loglevel={settings.log_level}", "--without-gossip", "--without-mingle", "--without-heartbeat",

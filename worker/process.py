@@ -29,11 +29,7 @@ def _runner() -> "Runner":
 
     services = make_services(Settings())
     services.inference.warm_up()
-    return Runner(services, queues(services.settings), _drain)
-
-
-def queues(settings: Settings) -> list[str]:
-    return [name.strip() for name in settings.worker_queues.split(",") if name.strip()]
+    return Runner(services, services.settings.queues, _drain)
 
 
 def run(job_id: str) -> None:

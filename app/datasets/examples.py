@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Examples:
     labels: list[str] | list[float]
     keys: list[str]
     """sha256 (hex) of each input's content: its identity in the feature cache."""
+    positions: list[int] | None = None
+    """Where each example stands in its dataset, from 0; None: these are all of them."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,7 +58,7 @@ def load(storage: Storage, dataset: Dataset, *, max_rows: int | None = None, see
         return _examples(dataset, pq.read_table(path, use_threads=False))
     labels = pq.read_table(path, columns=["label"], use_threads=False).column("label").to_pylist()
     chosen = _stratified(labels if dataset.task == "classification" else None, len(labels), max_rows, seed)
-    return _examples(dataset, _rows(path, chosen))
+    return replace(_examples(dataset, _rows(path, chosen)), positions=chosen)
 
 
 def iterate(storage: Storage, dataset: Dataset, *, batch_rows: int = 1024) -> Iterator[Examples]:

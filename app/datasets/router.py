@@ -10,11 +10,12 @@ from app import idempotency
 from app.datasets import examples, images, service
 from app.datasets.schemas import DatasetPage, DatasetRead, ExamplePage, ExampleRead, ImagePreview, Modality
 from app.datasets.uploads import UploadDep, openapi_body
-from app.dependencies import ReadSessionDep, ServicesDep, SessionDep
+from app.dependencies import ReadSessionDep, Services, ServicesDep, SessionDep
 from app.errors import NotFound
 from app.paging import PageDep
 from app.schemas import PathName, Storable
 from app.security import Principal, require
+from app.tables import Dataset
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -82,13 +83,12 @@ def list_examples(
     *,
     dataset_id: PathName,
     principal: PrincipalDep,
-    session: ReadSessionDep,
     services: ServicesDep,
     page_size: Annotated[int, Query(ge=1, description="At most 100 (images: 20); more is coerced down")] = 20,
     page_token: Annotated[str | None, Query(pattern=r"^[0-9]{1,9}$")] = None,
 ) -> ExamplePage:
     """A look at the examples, in the order of the upload."""
-    dataset = service.get(session, principal.project_id, dataset_id)
+    dataset = _found(services, principal, dataset_id)
     offset, limit = int(page_token or 0), min(page_size, _MAX_EXAMPLES.get(dataset.modality, 100))
     found = examples.preview(services.storage, dataset, offset=offset, limit=limit)
     following = offset + len(found)
@@ -101,16 +101,21 @@ def get_image(
     dataset_id: PathName,
     row: Annotated[int, PathParameter(ge=1, le=10**9)],
     principal: PrincipalDep,
-    session: ReadSessionDep,
     services: ServicesDep,
 ) -> Response:
     """The original bytes of an image."""
-    dataset = service.get(session, principal.project_id, dataset_id)
+    dataset = _found(services, principal, dataset_id)
     found = examples.preview(services.storage, dataset, offset=row - 1, limit=1)
     if not found or not isinstance(found[0].input, bytes):
         raise NotFound(f"The dataset has no image in row {row}.", code="example_not_found")
     headers = {"X-Content-Type-Options": "nosniff"}
     return Response(found[0].input, media_type=images.media_type(found[0].input), headers=headers)
+
+
+def _found(services: Services, principal: Principal, dataset_id: str) -> Dataset:
+    # The session ends before the storage is read: a slow store must not hold a database connection.
+    with services.database.session(read_only=True) as session:
+        return service.get(session, principal.project_id, dataset_id)
 
 
 def _read(example: examples.Example) -> ExampleRead:

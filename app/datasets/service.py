@@ -1,6 +1,6 @@
 """Datasets in the database. Every query is confined to a project."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,28 +22,10 @@ from app.tables import Dataset, Job, MetaLearner
 
 def get(session: Session, project_id: str, dataset_id: str) -> Dataset:
     """Raises `NotFound` (dataset_not_found) where the project has no such dataset."""
-    return require_all(session, project_id, [dataset_id])[0]
-
-
-def require_all(session: Session, project_id: str, ids: Sequence[str], *, keep: bool = False) -> list[Dataset]:
-    """The datasets in the order of `ids`; with `keep` none of them can be deleted before the transaction ends.
-
-    Raises:
-        NotFound: (dataset_not_found) some do not exist; one error item for each.
-    """
-    rows = select(Dataset).where(Dataset.project_id == project_id, Dataset.id.in_(set(ids)))
-    if keep:
-        rows = rows.with_for_update(read=True, key_share=True)  # SQLite has one writer at a time anyway
-    found = {dataset.id: dataset for dataset in session.scalars(rows)}
-    missing = [(i, dataset_id) for i, dataset_id in enumerate(ids) if dataset_id not in found]
-    if missing:
-        items = [
-            ErrorItem(pointer=f"/{i}", code="dataset_not_found", message=f"There is no dataset {shown([dataset_id])}.")
-            for i, dataset_id in missing
-        ]
-        names = shown(dict.fromkeys(dataset_id for _, dataset_id in missing))
-        raise NotFound(f"There is no dataset {names}.", code="dataset_not_found", errors=items)
-    return [found[dataset_id] for dataset_id in ids]
+    dataset = session.scalar(select(Dataset).where(Dataset.project_id == project_id, Dataset.id == dataset_id))
+    if dataset is None:
+        raise NotFound(f"There is no dataset '{dataset_id}'.", code="dataset_not_found")
+    return dataset
 
 
 def list_page(

@@ -200,7 +200,8 @@ def _domains(
         progress(before / total, "encoding")
         inputs = engine.to_inputs(examples, encoder, _rows_report(progress, before, len(examples), total))
         data = labelled_set(inputs, examples.labels, cast("Task", examples.task))
-        domains.append(Domain(name=name, data=data))
+        rows_N = None if examples.positions is None else torch.tensor(examples.positions)
+        domains.append(Domain(name=name, data=data, rows_N=rows_N))
         before += len(examples)
     progress(1.0, "encoding")
     return domains

@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from app import idempotency
 from app.dependencies import ReadSessionDep, ServicesDep, SessionDep
 from app.jobs import service
-from app.jobs.schemas import EventList, EventRead, JobCreate, JobPage, JobRead, Kind, State
+from app.jobs.schemas import EventRead, JobCreate, JobPage, JobRead, Kind, State
 from app.jobs.streaming import stream
 from app.paging import PageDep, page_by_id
 from app.schemas import PathName
@@ -53,7 +53,7 @@ def get_job(job_id: PathName, session: ReadSessionDep, owner: Owner) -> JobRead:
     return JobRead.model_validate(service.get(session, owner.project_id, job_id))
 
 
-@router.get("/jobs/{job_id}/events", response_model=EventList)
+@router.get("/jobs/{job_id}/events", response_model=list[EventRead])
 def get_events(
     *,
     job_id: PathName,
@@ -69,7 +69,7 @@ def get_events(
     if "text/event-stream" in request.headers.get("accept", ""):
         return stream(services.database, job.id, max(after, last_event_id))
     found = [EventRead.model_validate(event) for event in service.events(session, job.id, after)]
-    return JSONResponse(EventList(events=found).model_dump(mode="json", by_alias=True))
+    return JSONResponse([event.model_dump(mode="json", by_alias=True) for event in found])
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, response_model=JobRead)
@@ -79,13 +79,20 @@ def cancel_job(job_id: PathName, session: SessionDep, owner: Owner) -> JSONRespo
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202, response_model=JobRead)
-def retry_job(job_id: PathName, session: SessionDep, services: ServicesDep, owner: Owner) -> JSONResponse:
+def retry_job(
+    job_id: PathName, session: SessionDep, services: ServicesDep, owner: Owner, key: idempotency.KeyHeader = None
+) -> JSONResponse:
     """Queues a new job with the same request as a failed or cancelled one."""
-    return _accepted(service.retry(session, services.hints, owner.project_id, job_id)).response()
+
+    def create() -> idempotency.Answer:
+        return _accepted(service.retry(session, services.hints, owner.project_id, job_id))
+
+    return idempotency.once(session, owner.project_id, key, ["POST /v1/jobs/retry", job_id], create).response()
 
 
 @router.get("/jobs/{job_id}/result", response_class=FileResponse)
-def get_result(job_id: PathName, session: ReadSessionDep, services: ServicesDep, owner: Owner) -> FileResponse:
+def get_result(job_id: PathName, services: ServicesDep, owner: Owner) -> FileResponse:
     """The JSONL file of a batch prediction, one line per row of the dataset."""
-    blob = service.download(session, owner.project_id, job_id)
+    with services.database.session(read_only=True) as session:
+        blob = service.download(session, owner.project_id, job_id)
     return FileResponse(services.storage.fetch(blob), media_type="application/x-ndjson", filename=f"{job_id}.jsonl")

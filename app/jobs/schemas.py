@@ -4,13 +4,37 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from app.errors import ErrorItem, InvalidInput, Problem, items_from_validation
 from app.schemas import Name, storable
 from learning.config import STRATEGIES, MetaTrainOptions
 
 MAX_SOURCES = 100
+#: No option nests as deeply, and what is nested a few hundred levels deep cannot be written as JSON again.
+MAX_OPTION_DEPTH = 10
+
+
+def _shallow(options: dict[str, Any]) -> dict[str, Any]:
+    level: list[Any] = [options]
+    for _ in range(MAX_OPTION_DEPTH):
+        inner = [list(value.values()) if isinstance(value, dict) else value for value in level]
+        level = [item for items in inner for item in items if isinstance(item, dict | list)]
+    if level:
+        raise ValueError(f"must not be nested more than {MAX_OPTION_DEPTH} levels deep")
+    return options
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_shallow)]
 
 DatasetId = Annotated[str, StringConstraints(pattern=r"^ds_[0-9a-f]{32}$")]
 MetaLearnerId = Annotated[str, StringConstraints(pattern=r"^ml_[0-9a-f]{32}$")]
@@ -35,7 +59,7 @@ class MetaTrainCreate(_Create):
     kind: Literal["meta_train"]
     name: Name
     sources: Annotated[list[DatasetId], Field(min_length=1, max_length=MAX_SOURCES)]
-    options: dict[str, Any] = Field(default_factory=dict, description="See MetaTrainOptions in GET /v1/strategies")
+    options: Options = Field(default_factory=dict, description="See MetaTrainOptions in GET /v1/strategies")
     seed: Seed = 0
 
 
@@ -49,7 +73,7 @@ class AdaptCreate(_Create):
     sources: Annotated[list[DatasetId], Field(max_length=MAX_SOURCES)] | None = None
     """Left out: the meta-learner's own, or none."""
     meta_learner: MetaLearnerId | None = None
-    options: dict[str, Any] = Field(default_factory=dict, description="See the strategy in GET /v1/strategies")
+    options: Options = Field(default_factory=dict, description="See the strategy in GET /v1/strategies")
     seed: Seed = 0
 
 
@@ -146,7 +170,3 @@ class EventRead(BaseModel):
     type: str
     data: dict[str, Any]
     created_at: datetime
-
-
-class EventList(BaseModel):
-    events: list[EventRead]

@@ -14,8 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from app import idempotency
 from app.db import Database, db_now
 from app.jobs import lifecycle
-from app.queue import QUEUES, HintSender
-from app.settings import Settings
+from app.queue import HintSender
+from app.settings import QUEUES, Settings
 from app.tables import Job, Lease
 
 log = structlog.get_logger(__name__)

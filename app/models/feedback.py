@@ -8,13 +8,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.errors import ErrorItem, InvalidInput, json_pointer
+from app.errors import ErrorItem, InvalidInput, NotFound, json_pointer
 from app.ids import new_id
 from app.inference.engine import InferenceEngine
 from app.models import service
 from app.models.schemas import FeedbackCreate
 from app.schemas import storable
-from app.tables import Feedback, Model
+from app.tables import Feedback, Model, ModelVersion
 from learning.errors import InvalidData
 
 MAX_LABEL_CHARS = 200
@@ -77,23 +77,30 @@ def _input(engine: InferenceEngine, modality: str, artifact: str, value: Any) ->
     return {"columns": parsed}
 
 
-def create(session: Session, engine: InferenceEngine, project_id: str, name: str, body: FeedbackCreate) -> Feedback:
-    """The stored feedback, checked against the model's newest version.
+def checked(engine: InferenceEngine, model: Model, version: ModelVersion, body: FeedbackCreate) -> Feedback:
+    """The feedback, not yet in the database, checked against a version of the model.
 
     Raises:
-        NotFound: there is no such model, or it has no version.
         InvalidInput: the input or the label does not fit the model.
     """
-    model, version = service.resolve(session, project_id, name)
-    feedback = Feedback(
+    return Feedback(
         id=new_id("fb"),
         model_id=model.id,
         input=_input(engine, model.modality, version.artifact, body.input),
         label=label_text(model.task, body.label),
     )
+
+
+def keep(session: Session, project_id: str, name: str, feedback: Feedback) -> None:
+    """Stores checked feedback.
+
+    Raises:
+        NotFound: the model was deleted meanwhile.
+    """
+    if service.get(session, project_id, name, for_update=True).id != feedback.model_id:
+        raise NotFound(f"The model '{name}' was deleted.")
     session.add(feedback)
     session.flush()
-    return feedback
 
 
 def collected(session: Session, project_id: str, name: str) -> Sequence[Feedback]:

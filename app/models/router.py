@@ -3,7 +3,9 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Response
+from fastapi.responses import JSONResponse
 
+from app import idempotency
 from app.dependencies import ReadSessionDep, ServicesDep, SessionDep
 from app.models import aliases, export, feedback, service
 from app.models.schemas import (
@@ -72,10 +74,10 @@ def delete_version(name: PathName, number: PathVersion, session: SessionDep, own
     response_class=Response,
     responses={200: {"content": {"application/zip": {}}, "description": "graft.safetensors, header.json, README.md"}},
 )
-def export_version(
-    name: PathName, number: PathVersion, session: ReadSessionDep, services: ServicesDep, owner: Owner
-) -> Response:
-    model, version = service.resolve(session, owner.project_id, name, number=number)
+def export_version(name: PathName, number: PathVersion, services: ServicesDep, owner: Owner) -> Response:
+    # The session ends before the storage is read: a slow store must not hold a database connection.
+    with services.database.session(read_only=True) as session:
+        model, version = service.resolve(session, owner.project_id, name, number=number)
     data = export.archive(model, version, services.storage.read(version.artifact))
     disposition = f'attachment; filename="{model.name}-v{number}.zip"'
     return Response(data, media_type="application/zip", headers={"Content-Disposition": disposition})
@@ -138,10 +140,26 @@ def rollback_alias(
     return AliasRead.model_validate(row)
 
 
-@router.post("/models/{name}/feedback", status_code=201)
+@router.post("/models/{name}/feedback", status_code=201, response_model=FeedbackRead)
 def post_feedback(
-    name: PathName, body: FeedbackCreate, session: SessionDep, services: ServicesDep, owner: Owner
-) -> FeedbackRead:
+    *,
+    name: PathName,
+    body: FeedbackCreate,
+    session: SessionDep,
+    services: ServicesDep,
+    owner: Owner,
+    key: idempotency.KeyHeader = None,
+) -> JSONResponse:
     """Keeps a labelled input for the next adaptation that says `include_feedback`."""
-    row = feedback.create(session, services.inference, owner.project_id, name, body)
-    return FeedbackRead(id=row.id, model=name, label=row.label, created_at=row.created_at)
+    # Checked before the writing transaction begins: loading a model must not hold SQLite's one write lock.
+    with services.database.session(read_only=True) as reading:
+        model, version = service.resolve(reading, owner.project_id, name)
+    row = feedback.checked(services.inference, model, version, body)
+    request = ["POST /v1/models/feedback", model.id, row.input, row.label]
+
+    def create() -> idempotency.Answer:
+        feedback.keep(session, owner.project_id, name, row)
+        answer = FeedbackRead(id=row.id, model=name, label=row.label, created_at=row.created_at)
+        return idempotency.Answer(201, answer.model_dump(mode="json"))
+
+    return idempotency.once(session, owner.project_id, key, request, create).response()

@@ -15,7 +15,6 @@ from sqlalchemy import select
 
 from app.datasets import service
 from app.dependencies import Services
-from app.errors import NotFound
 from app.ids import new_id
 from app.security import DEFAULT_PROJECT, create_key
 from app.tables import Dataset, Job, MetaLearner, Project
@@ -195,7 +194,16 @@ def test_list_filters_by_name_modality_and_domain(upload: Callable[..., Any], cl
 
 
 @pytest.mark.parametrize(
-    "query", ["page_token=x", "page_token=%00", "page_size=0", "page_size=x", "modality=sound", "name=%00"]
+    "query",
+    [
+        "page_token=x",
+        "page_token=job_01a2066163017f7494faf0c8cb358222",
+        "page_token=%00",
+        "page_size=0",
+        "page_size=x",
+        "modality=sound",
+        "name=%00",
+    ],
 )
 def test_list_is_refused_when_a_parameter_is_wrong(client: TestClient, query: str) -> None:
     assert client.get(f"/v1/datasets?{query}").status_code == 422
@@ -309,17 +317,6 @@ def test_delete_succeeds_when_the_jobs_that_named_the_dataset_are_done(
     dataset_id = upload().json()["id"]
     add_job(services, state, {"dataset": dataset_id, "sources": None})
     assert client.delete(f"/v1/datasets/{dataset_id}").status_code == 204
-
-
-def test_require_all_keeps_the_order_and_names_each_missing_id(upload: Callable[..., Any], services: Services) -> None:
-    ids = [upload(table(i)).json()["id"] for i in range(3)]
-    with services.database.session() as session:
-        found = service.require_all(session, DEFAULT_PROJECT, [ids[2], ids[0], ids[2]], keep=True)
-        assert [dataset.id for dataset in found] == [ids[2], ids[0], ids[2]]
-        with pytest.raises(NotFound) as error:
-            service.require_all(session, DEFAULT_PROJECT, ["ds_a", ids[0], "ds_b"])
-    assert error.value.code == "dataset_not_found"
-    assert [item.pointer for item in error.value.errors] == ["/0", "/2"]
 
 
 def test_openapi_describes_the_upload(client: TestClient) -> None:

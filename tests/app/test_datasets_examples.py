@@ -143,3 +143,11 @@ def test_ingest_uses_memory_of_a_batch_and_not_of_the_file(tmp_path: Path) -> No
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, env=os.environ
     )
     assert int(answer.stdout) < 150
+
+
+def test_load_tells_where_the_rows_of_a_part_stand(storage: FolderStorage) -> None:
+    dataset = stored(storage, numbered(1_000))
+    part = examples.load(storage, dataset, max_rows=10)
+    assert isinstance(part.inputs, dict)
+    assert part.positions == part.inputs["a"]  # column a counts the rows from 0
+    assert examples.load(storage, dataset).positions is None

@@ -7,6 +7,7 @@ from app.dependencies import Services
 from app.idempotency import Answer, once
 from app.security import DEFAULT_PROJECT
 from app.tables import IdempotencyKey, Job, Project
+from tests.app.adapted import publish, services_of
 from tests.jobs import csv, dataset_row
 
 
@@ -114,3 +115,23 @@ def test_key_is_made_once_and_its_secret_not_shown_again_when_its_request_is_rep
     assert (first.status_code, again.status_code) == (201, 201)
     assert again.json() == first.json() | {"key": None}
     assert len(client.get("/v1/keys", headers=bearer).json()["items"]) == 1
+
+
+def test_retry_gives_the_first_answer_when_its_key_is_sent_again(client, services: Services):
+    job_id = client.post("/v1/jobs", json=_body(services)).json()["id"]
+    client.post(f"/v1/jobs/{job_id}/cancel")
+    first, again = (client.post(f"/v1/jobs/{job_id}/retry", headers={"Idempotency-Key": "k"}) for _ in range(2))
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json() == again.json()
+    assert _count(services) == 2
+
+
+def test_feedback_gives_the_first_answer_when_its_key_is_sent_again(client):
+    publish(services_of(client), "fruit")
+    body = {"input": {"size": 1.5}, "label": "small"}
+    first, again = (
+        client.post("/v1/models/fruit/feedback", json=body, headers={"Idempotency-Key": "k"}) for _ in range(2)
+    )
+    other = client.post("/v1/models/fruit/feedback", json=body | {"label": "big"}, headers={"Idempotency-Key": "k"})
+    assert (first.status_code, again.status_code, other.status_code) == (201, 201, 422)
+    assert first.json() == again.json()

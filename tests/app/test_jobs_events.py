@@ -2,6 +2,7 @@ import json
 import threading
 from typing import Any
 
+from app.db import REQUEST_THREADS
 from app.dependencies import Services
 from app.jobs import lifecycle
 from tests.jobs import claimed, queued
@@ -37,12 +38,12 @@ def _stream(client, job_id: str, **headers: str) -> list[dict[str, Any]]:
 def test_events_are_listed_after_a_number_when_asked_for(client, services: Services):
     job_id = queued(services)
     _finish(services, job_id)
-    events = client.get(f"/v1/jobs/{job_id}/events").json()["events"]
+    events = client.get(f"/v1/jobs/{job_id}/events").json()
     assert [(event["id"], event["type"]) for event in events] == [
         (1, "queued"), (2, "running"), (3, "progress"), (4, "progress"), (5, "succeeded"),
     ]  # fmt: skip
     assert events[2]["data"] == {"state": "running", "progress": 0.5, "phase": "fitting", "eta_seconds": 1.0}
-    later = client.get(f"/v1/jobs/{job_id}/events?after=3").json()["events"]
+    later = client.get(f"/v1/jobs/{job_id}/events?after=3").json()
     assert [event["id"] for event in later] == [4, 5]
 
 
@@ -83,7 +84,7 @@ def test_stream_follows_the_job_when_it_is_still_running(client, services: Servi
 
 def test_streams_hold_no_connection_when_many_are_open(client, services: Services):
     job_id = queued(services)
-    n_streams = client.app.state.services.settings.pool_size + 5
+    n_streams = REQUEST_THREADS + 5
     counts: list[int] = []
     readers = [threading.Thread(target=lambda: counts.append(len(_stream(client, job_id)))) for _ in range(n_streams)]
     for reader in readers:

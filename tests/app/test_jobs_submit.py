@@ -218,3 +218,13 @@ def test_submitting_still_queues_when_the_broker_is_away(settings: Settings, ser
     with TestClient(create_app(away)) as client:
         job = submit(client, **_adapt(services))
     assert job["state"] == "queued"
+
+
+@pytest.mark.parametrize("depth", [11, 300, 900])
+def test_submitting_is_refused_when_the_options_are_nested_deeply(client, services: Services, depth: int):
+    encoder: Any = "x"
+    for _ in range(depth):
+        encoder = [encoder]
+    answer = client.post("/v1/jobs", json=_adapt(services, options={"encoder": encoder}))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/body/adapt/options"

@@ -3,8 +3,12 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
-from app.models.feedback import collected
+from app.errors import NotFound
+from app.models.feedback import checked, collected, keep
+from app.models.schemas import FeedbackCreate
+from app.models.service import resolve
 from app.security import DEFAULT_PROJECT
 from tests.app.adapted import publish, services_of
 
@@ -76,3 +80,24 @@ def test_feedback_is_refused_when_a_number_is_not_finite(client):
 
 def test_feedback_is_not_found_when_the_model_does_not_exist(client):
     assert send(client, {"size": 1}, "small").status_code == 404
+
+
+def test_feedback_is_not_found_when_the_model_is_deleted_between_check_and_write(client):
+    services = services_of(client)
+    publish(services, "fruit")
+    with services.database.session(read_only=True) as session:
+        model, version = resolve(session, DEFAULT_PROJECT, "fruit")
+    row = checked(services.inference, model, version, FeedbackCreate(input={"size": 1.5}, label="small"))
+    assert client.delete("/v1/models/fruit").status_code == 204
+    publish(services, "fruit")
+    with pytest.raises(NotFound), services.database.transaction() as session:
+        keep(session, DEFAULT_PROJECT, "fruit", row)
+    assert kept(client) == []
+
+
+def test_feedback_waits_for_no_other_writer_when_it_is_refused(client):
+    services = services_of(client)
+    publish(services, "fruit")
+    with services.database.transaction() as session:
+        session.execute(text("SELECT 1"))  # takes SQLite's one write lock
+        assert send(client, {"size": "big"}, "small").status_code == 422

@@ -158,6 +158,13 @@ def test_rotate_is_refused_when_the_key_is_revoked(client):
     assert client.post(f"/v1/keys/{key_id}/rotate", headers=bearer(admin)).status_code == 409
 
 
+def test_rotate_is_refused_when_the_key_has_expired(client):
+    _, admin = add_key(client)
+    key_id, _ = add_key(client, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    answer = client.post(f"/v1/keys/{key_id}/rotate", headers=bearer(admin))
+    assert (answer.status_code, answer.json()["code"]) == (409, "key_expired")
+
+
 def test_key_of_another_project_is_not_found(client):
     _, admin = add_key(client)
     foreign_id, foreign = add_key(client, project_id=other_project(services_of(client)))

@@ -185,3 +185,13 @@ def test_shrunk_covariance_approaches_the_sample_when_rows_are_many() -> None:
     off_diagonal = shrunk_covariance(few) - torch.diag(shrunk_covariance(few).diagonal())
     sample = few.T @ few / 4
     assert off_diagonal.abs().sum() < (sample - torch.diag(sample.diagonal())).abs().sum()
+
+
+def test_report_names_source_rows_by_their_place_in_the_whole_dataset() -> None:
+    data = blobs(1, 30)
+    even_N = torch.arange(0, len(data), 2)
+    part = Domain(name="s", data=data.select(even_N), rows_N=even_N)
+    top = run("metric", blobs(7, 4), using=[part]).report["sources"][0]["top_examples"]
+    assert len(top) == 5
+    assert all(entry["example"] % 2 == 0 for entry in top)
+    assert max(entry["example"] for entry in top) > len(even_N) // 2

@@ -137,4 +137,4 @@ def test_pool_ends_when_the_workers_main_process_is_killed(client, services: Ser
 
 @on_sqlite
 def test_worker_refuses_to_start_when_a_queue_is_unknown(settings: Settings, start_worker: Start):
-    assert start_worker(METAGRAFT_WORKER_QUEUES="adapt,dance").wait(timeout=30) == 1
+    assert start_worker(METAGRAFT_WORKER_QUEUES="adapt,dance").wait(timeout=30) == 2

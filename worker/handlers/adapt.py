@@ -8,6 +8,7 @@ from app.inference.training import AdaptOutcome, run_adapt
 from app.jobs.lifecycle import Claim
 from app.jobs.publish import Artifact, publish_version
 from app.tables import Dataset, MetaLearner
+from learning.config import MAX_SOURCE_ROWS
 from learning.types import Progress
 from worker.handlers.feedback import with_feedback
 from worker.handlers.inputs import find_datasets, find_meta_learner, load_named, reference
@@ -20,14 +21,14 @@ def run(services: Services, claim: Claim, progress: Progress) -> bool:
     progress(0.0, "loading")
     target, *sources = find_datasets(services, claim, [spec["dataset"], *spec["sources"]])
     meta_learner = find_meta_learner(services, claim, spec["meta_learner"])
-    (target_id, examples), *named_sources = load_named(services, [target, *sources])
+    [(target_id, examples)] = load_named(services, [target])
     n_feedback = 0
     if spec["options"].get("include_feedback"):
         examples, n_feedback = with_feedback(services, claim, examples)
     outcome = run_adapt(
         services.inference,
         target=(target_id, examples),
-        sources=named_sources,
+        sources=load_named(services, sources, max_rows=MAX_SOURCE_ROWS),
         strategy=spec["strategy"],
         options=spec["options"],
         meta_learner=services.storage.read(meta_learner.artifact) if meta_learner else None,

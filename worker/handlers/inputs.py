@@ -38,9 +38,11 @@ def find_meta_learner(services: Services, claim: Claim, meta_learner_id: str | N
     return found
 
 
-def load_named(services: Services, datasets: Sequence[Dataset]) -> list[tuple[str, Examples]]:
-    """(id, examples) of each dataset."""
-    return [(dataset.id, load(services.storage, dataset)) for dataset in datasets]
+def load_named(
+    services: Services, datasets: Sequence[Dataset], *, max_rows: int | None = None
+) -> list[tuple[str, Examples]]:
+    """(id, examples) of each dataset; of a larger one always the same `max_rows`, which the feature cache then has."""
+    return [(dataset.id, load(services.storage, dataset, max_rows=max_rows)) for dataset in datasets]
 
 
 def reference(dataset: Dataset) -> dict[str, str]:

@@ -16,7 +16,7 @@ def run(services: Services, claim: Claim, progress: Progress) -> bool:
     sources = find_datasets(services, claim, spec["sources"])
     outcome = run_meta_train(
         services.inference,
-        sources=load_named(services, sources),
+        sources=load_named(services, sources, max_rows=spec["options"].get("max_rows_per_source")),
         options=spec["options"],
         seed=spec["seed"],
         progress=progress,
