@@ -15,7 +15,7 @@ from torch import Tensor
 from learning import report
 from learning.base_learner import BaseLearner, Pipeline
 from learning.calibration import conformal_quantile, fit_familiarity, fit_temperature, set_threshold
-from learning.candidates import FittedCandidate, TransferContext, make_candidate
+from learning.candidates import Candidate, FittedCandidate, TransferContext, make_candidate
 from learning.config import MAX_SOURCE_ROWS, AutoOptions, MetricOptions, StrategyOptions
 from learning.errors import IncompatibleDomain, InvalidData, UselessModel
 from learning.folds import HeldOut, held_out, plan_folds
@@ -86,12 +86,7 @@ def adapt(
         name: make_candidate(name, options, featuriser=featuriser, context=context, seed=seed).tuned(support)
         for name in names
     }
-    fold_S = plan_folds(support, options.max_folds, generator)
-    scored: dict[str, Scored] = {}
-    for place, (name, candidate) in enumerate(candidates.items()):
-        share = _part(progress, place, len(names), f"scoring {name}")
-        answers = held_out(candidate, support, fold_S, progress=share)
-        scored[name] = _score(answers, support, knows_classes=name != "target_only" and _shares(context, support))
+    scored = _score_all(candidates, support, plan_folds(support, options.max_folds, generator), context, progress)
     gains = _gains(scored, support, meta_learner)
     chosen = choose(gains, options.guard_standard_errors) if isinstance(options, AutoOptions) else strategy
     progress(0.95, "fitting")
@@ -111,6 +106,22 @@ def adapt(
             sources=sources,
         ),
     )  # fmt: skip
+
+
+def _score_all(
+    candidates: Mapping[str, Candidate],
+    support: LabelledSet,
+    fold_S: Tensor,
+    context: TransferContext | None,
+    progress: Progress,
+) -> dict[str, Scored]:
+    """Every candidate on the same folds."""
+    scored = {}
+    for place, (name, candidate) in enumerate(candidates.items()):
+        share = _part(progress, place, len(candidates), f"scoring {name}")
+        answers = held_out(candidate, support, fold_S, progress=share)
+        scored[name] = _score(answers, support, knows_classes=name != "target_only" and _shares(context, support))
+    return scored
 
 
 def _part(progress: Progress, place: int, count: int, phase: str) -> Callable[[float], None]:

@@ -10,20 +10,16 @@ from torch import Tensor
 
 from learning.base_learner import Pipeline
 from learning.config import AutoOptions, InitOptions, MetricOptions, Similarity, StrategyOptions, TargetOnlyOptions
-from learning.dealing import deal_folds
 from learning.errors import InvalidOptions
-from learning.heads import LOGISTIC_REGULARISATION, LinearHead, fit_logistic, fit_ridge, one_hot, ridge_path
+from learning.heads import LinearHead, fit_ridge, ridge_path
 from learning.initialisation import fine_tune, generate
 from learning.metric import WeightedSources, weigh_sources
 from learning.parameters import TransferParameters, embed
-from learning.sources import BankTask, LabelScale, SourceBank, bank_task, label_scale
+from learning.sources import BankTask, SourceBank, bank_task
+from learning.support_head import RIDGE_GRID, choose_regularisation, fit_head, in_label_units, support_targets
 from learning.types import Featuriser, FittedFeaturiser, LabelledSet
 
-RIDGE_GRID = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-LOGISTIC_GRID = (0.01, 0.05, 0.25)
 STRENGTH_GRID = (0.01, 0.05, 0.25, 1.0)
-#: Beyond this many numbers (rows x classes) neighbouring regularisations answer alike and searching only costs time.
-GRID_LIMIT = 2_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,18 +71,6 @@ class Candidate(Protocol):
         ...
 
 
-def _targets(support: LabelledSet) -> tuple[Tensor, LabelScale]:
-    """(S, T) one-hot or standardised labels, and the scale of the latter."""
-    if support.classes:
-        return one_hot(support.labels_N, len(support.classes)), LabelScale()
-    scale = label_scale(support.labels_N)
-    return ((support.labels_N.double() - scale.mean) / scale.deviation)[:, None], scale
-
-
-def _in_label_units(head: LinearHead, scale: LabelScale) -> LinearHead:
-    return LinearHead(weight_TF=head.weight_TF * scale.deviation, bias_T=head.bias_T * scale.deviation + scale.mean)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TargetOnly:
     """The base learner on the support alone: logistic regression, or ridge with exact leave-one-out."""
@@ -105,44 +89,6 @@ class TargetOnly:
         fitted = self.featuriser.fit([support.inputs])
         head = fit_head(fitted.transform(support.inputs).double(), support, self.options, self.seed)
         return FittedCandidate(pipeline=Pipeline(featuriser=fitted, parameters=None, similarity="cosine", head=head))
-
-
-def choose_regularisation(features_SF: Tensor, support: LabelledSet, options: TargetOnlyOptions, seed: int) -> float:
-    """The given regularisation, or the one of the grid with the least held-out error."""
-    if options.regularisation is not None:
-        return options.regularisation
-    if support.classes and options.head == "logistic":
-        return _choose_logistic(features_SF, support, seed)
-    targets_ST, _ = _targets(support)
-    fits = ridge_path(features_SF, targets_ST, torch.ones(len(targets_ST)), RIDGE_GRID)
-    return min(fits, key=lambda fit: float((fit[1].held_out_ST - targets_ST).square().mean()))[0]
-
-
-def fit_head(features_SF: Tensor, support: LabelledSet, options: TargetOnlyOptions, seed: int) -> LinearHead:
-    """The head of a support set, in label units."""
-    targets_ST, scale = _targets(support)
-    strength = choose_regularisation(features_SF, support, options, seed)
-    if support.classes and options.head == "logistic":
-        return fit_logistic(features_SF, support.labels_N, len(support.classes), regularisation=strength)
-    return _in_label_units(fit_ridge(features_SF, targets_ST, regularisation=strength).head, scale)
-
-
-def _choose_logistic(features_SF: Tensor, support: LabelledSet, seed: int) -> float:
-    """The regularisation of `LOGISTIC_GRID` with the best held-out likelihood over four folds."""
-    n_classes, labels_S = len(support.classes), support.labels_N
-    if len(labels_S) * n_classes > GRID_LIMIT or int(torch.bincount(labels_S, minlength=n_classes).min()) < 2:
-        return LOGISTIC_REGULARISATION
-    fold_S = deal_folds(labels_S, 4, torch.Generator().manual_seed(seed))
-    losses = []
-    for strength in LOGISTIC_GRID:
-        log_probs = []
-        for fold in fold_S.unique():
-            train_S = fold_S != fold
-            head = fit_logistic(features_SF[train_S], labels_S[train_S], n_classes, regularisation=strength)
-            held_QC = head(features_SF[~train_S]).log_softmax(1)
-            log_probs.append(held_QC.gather(1, labels_S[~train_S, None]))
-        losses.append(-float(torch.cat(log_probs).mean()))
-    return LOGISTIC_GRID[losses.index(min(losses))]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -188,15 +134,15 @@ class Metric:
         ).head
         if support.classes:
             head = _scaled(head, float(weighted.scale_E))
-        _, scale = _targets(support)
+        _, scale = support_targets(support)
         return FittedCandidate(
-            pipeline=_pipeline(self.context, _in_label_units(head, scale)),
+            pipeline=_pipeline(self.context, in_label_units(head, scale)),
             sources=_source_use(self.context, found, weighted.weights_EM[0].detach()),
         )
 
     def _task(self, support: LabelledSet) -> tuple[Tensor, BankTask]:
         features_SF = self.context.featuriser.transform(support.inputs).double()
-        targets_ST, scale = _targets(support)
+        targets_ST, scale = support_targets(support)
         return features_SF, bank_task(self.context.bank, features_SF, targets_ST, support.classes, scale)
 
     def _embed(self, features: Tensor) -> Tensor:
@@ -258,7 +204,7 @@ class Init:
     def fit(self, support: LabelledSet) -> FittedCandidate:
         parameters, similarity = self.context.parameters, self.context.similarity
         features_SF = self.context.featuriser.transform(support.inputs).double()
-        targets_ST, scale = _targets(support)
+        targets_ST, scale = support_targets(support)
         found = bank_task(self.context.bank, features_SF, targets_ST, support.classes, scale)
         init = generate(parameters, found.task, similarity=similarity)
         rate, pull = self.options.fine_tune_lr, self.options.regularisation
@@ -274,7 +220,7 @@ class Init:
             bank_row_M=nothing.long(), weights_M=nothing, domain_weights_D=init.domain_weights_ED[0].detach()
         )
         return FittedCandidate(
-            pipeline=_pipeline(self.context, _in_label_units(head, scale)),
+            pipeline=_pipeline(self.context, in_label_units(head, scale)),
             sources=use if found.task.known_ED.any() else None,
         )
 
