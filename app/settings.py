@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(5.0, gt=0, description="How often lost leases and stale queued rows are looked for")
     rehint_seconds: float = Field(15.0, gt=0, description="A row queued this long gets its wake-up message again")
     max_attempts: int = Field(3, ge=1, description="Runs of one job that may end in a retryable error")
-    max_crashes: int = Field(5, ge=1, description="Leases one job may lose before it fails with worker_crashed")
+    max_crashes: int = Field(12, ge=1, description="Leases one job may lose before it fails with worker_crashed")
     worker_concurrency: int = Field(1, ge=1, description="Processes of one worker")
     worker_queues: str = Field("adapt,train", description="Queues that one worker takes jobs from")
     drain_seconds: float = Field(20.0, ge=0, description="Time a stopping worker gives its running job")

@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 from app.dependencies import Services
 from app.main import create_app
 from app.settings import Settings
-from app.tables import ModelVersion
+from app.tables import MetaLearner, ModelVersion
 from tests.jobs import csv, ended, submit, until, upload
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -104,6 +104,26 @@ def test_ten_killed_workers_leave_every_job_done_once(client: TestClient, servic
             found = session.scalars(select(ModelVersion.number).where(ModelVersion.model_id == model))
             numbers = sorted(found)
             assert numbers == list(range(1, len(numbers) + 1))
+
+
+@on_sqlite
+def test_one_job_is_done_once_when_its_worker_is_killed_ten_times(
+    client: TestClient, services: Services, start_worker: Start
+):
+    sources = [upload(client, f"s{i}", csv(shift=i, rows=80, seed=i)) for i in range(3)]
+    options = {"steps": 3000, "evaluation_episodes": 4, "evaluation_shots": [2]}
+    job_id = submit(client, kind="meta_train", name="learner", sources=sources, options=options)["id"]
+    for _ in range(10):
+        worker = start_worker()
+        until(lambda: client.get(f"/v1/jobs/{job_id}").json()["phase"] == "meta-training", seconds=60)
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        until(lambda: client.get(f"/v1/jobs/{job_id}").json()["state"] == "queued", seconds=30)
+    start_worker()
+    done = ended(client, job_id, seconds=120)
+    assert done["state"] == "succeeded", done["error"]
+    with services.database.session(read_only=True) as session:
+        assert session.scalars(select(MetaLearner.job_id)).all() == [job_id]
 
 
 @on_sqlite
