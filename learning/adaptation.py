@@ -16,6 +16,7 @@ from learning import report
 from learning.base_learner import BaseLearner, Pipeline
 from learning.calibration import conformal_quantile, fit_familiarity, fit_temperature, set_threshold
 from learning.candidates import Candidate, FittedCandidate, TransferContext, make_candidate
+from learning.canonical import canonical
 from learning.config import MAX_SOURCE_ROWS, AutoOptions, MetricOptions, StrategyOptions
 from learning.errors import IncompatibleDomain, InvalidData, UselessModel
 from learning.folds import HeldOut, held_out, plan_folds
@@ -81,6 +82,8 @@ def adapt(
     generator = torch.Generator().manual_seed(seed)
     progress(0.0, "preparing sources")
     context = make_context(sources, featuriser, options, meta_learner, generator)
+    if isinstance(options, AutoOptions) and not _can_read(context, support):
+        context = None
     names = _candidate_names(strategy, options, context)
     candidates = {
         name: make_candidate(name, options, featuriser=featuriser, context=context, seed=seed).tuned(support)
@@ -102,8 +105,7 @@ def adapt(
         learner=learner,
         report=report.make_report(
             chosen=chosen, scored=scored, gains=gains, support=support, context=context, fitted=fitted,
-            learner=learner, reason=describe_choice(chosen, gains, names), warnings=warnings,
-            sources=sources,
+            learner=learner, reason=describe_choice(chosen, gains, names), warnings=warnings, sources=sources,
         ),
     )  # fmt: skip
 
@@ -145,20 +147,6 @@ def _check(target: Domain, sources: Sequence[Domain], meta_learner: MetaLearner 
         raise IncompatibleDomain(f"the meta-learner is for {meta_learner.task}, the target is a {data.task}")
 
 
-def canonical(data: LabelledSet) -> tuple[LabelledSet, Tensor]:
-    """`data` ordered by its inputs' content with classes in order of appearance, and the original row of each row."""
-    keys = data.inputs.keys()
-    names = [data.classes[label] if data.classes else "" for label in data.labels_N.tolist()]
-    order_S = torch.tensor(sorted(range(len(data)), key=lambda row: (keys[row], names[row])))
-    ordered = data.select(order_S)
-    if not data.classes:
-        return ordered, order_S
-    classes = tuple(dict.fromkeys(names[row] for row in order_S.tolist()))
-    position = {name: i for i, name in enumerate(classes)}
-    labels_S = torch.tensor([position[names[row]] for row in order_S.tolist()])
-    return LabelledSet(inputs=ordered.inputs, labels_N=labels_S, classes=classes), order_S
-
-
 def make_context(
     sources: Sequence[Domain],
     featuriser: Featuriser,
@@ -180,6 +168,14 @@ def make_context(
     return TransferContext(
         featuriser=fitted, bank=bank, parameters=parameters.to(torch.float64), similarity=similarity, learned=learned
     )
+
+
+def _can_read(context: TransferContext | None, support: LabelledSet) -> bool:
+    """Whether the sources' feature space has anything in common with the target's inputs."""
+    try:
+        return context is None or context.featuriser.transform(support.inputs) is not None
+    except InvalidData:
+        return False
 
 
 def _candidate_names(strategy: str, options: StrategyOptions, context: TransferContext | None) -> list[str]:

@@ -116,5 +116,6 @@ class BaseLearner:
         return bool(
             torch.isfinite(head.weight_TF).all()
             and torch.isfinite(head.bias_T).all()
-            and math.isfinite(self.temperature)
+            and torch.isfinite(self.familiarity.reference_NF).all()
+            and all(map(math.isfinite, (self.temperature, self.familiarity.typical, self.familiarity.spread)))
         )

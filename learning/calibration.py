@@ -52,8 +52,9 @@ def conformal_quantile(scores_N: Tensor, coverage: float) -> float:
 def set_threshold(probs_NC: Tensor, labels_N: Tensor, coverage: float) -> float:
     """Classes with probability at least this form the prediction set (LAC, Sadinle et al. 2019); 0: all classes."""
     true_N = probs_NC.gather(1, labels_N[:, None])[:, 0]
-    quantile = conformal_quantile(1 - true_N, coverage)
-    return 0.0 if math.isinf(quantile) else max(0.0, 1 - quantile)
+    # The score is minus the probability, not 1 - it: rounding must not push the last row out of its own set.
+    quantile = conformal_quantile(-true_N, coverage)
+    return 0.0 if math.isinf(quantile) else -quantile
 
 
 def prediction_sets(probs_QC: Tensor, threshold: float) -> Tensor:
@@ -72,19 +73,23 @@ class Familiarity:
 
     def ood(self, features_QF: Tensor) -> Tensor:
         """(Q,) in [0, 1]: .5 at three spreads beyond the typical distance."""
-        nearest_Q = torch.cdist(features_QF.float(), self.reference_NF.float()).amin(1)
+        nearest_Q = _distances(features_QF, self.reference_NF).amin(1)
         return torch.sigmoid((nearest_Q - self.typical) / self.spread - 3.0)
 
 
+def _distances(first_QF: Tensor, second_NF: Tensor) -> Tensor:
+    """(Q, N) Euclidean distances. Through a matrix product, as is the default, copies would lie apart by rounding."""
+    return torch.cdist(first_QF.float(), second_NF.float(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
 def fit_familiarity(features_NF: Tensor) -> Familiarity:
-    """From rows the learner was fitted on; each row's nearest *other* row tells what is usual.
+    """From rows the learner was fitted on; each row's nearest *other* row, copies apart, tells what is usual.
 
     With a single row (or only copies of one) the scale of the features themselves stands in.
     """
-    distances_NN = torch.cdist(features_NF.float(), features_NF.float())
-    distances_NN.fill_diagonal_(math.inf)
-    nearest_N = distances_NN.amin(1)
-    nearest_N = nearest_N[torch.isfinite(nearest_N) & (nearest_N > 1e-6)]
+    distances_NN = _distances(features_NF, features_NF)
+    nearest_N = distances_NN.masked_fill(distances_NN <= 1e-6, math.inf).amin(1)
+    nearest_N = nearest_N[torch.isfinite(nearest_N)]
     if len(nearest_N) < 2:
         scale = max(1.0, float(features_NF.norm(dim=1).mean()))
         return Familiarity(reference_NF=features_NF.float(), typical=scale, spread=scale / 4)

@@ -23,9 +23,13 @@ FEWEST_SOURCE_ROWS = 32
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EpisodeBatch:
-    """`task` holds E tasks, `query_EQF` their queries and `query_targets_EQT` the answers (one-hot or standardised)."""
+    """`task` holds E tasks, `query_EQF` their queries and `query_targets_EQT` the answers (one-hot or standardised).
+
+    `domain_E` is the domain that plays the target.
+    """
 
     task: TransferTask
+    domain_E: Tensor
     query_EQF: Tensor
     query_targets_EQT: Tensor
     shots: int
@@ -152,16 +156,25 @@ class EpisodeSampler:
             classification=self.bank.classification,
         )
         return EpisodeBatch(
-            task=task, query_EQF=self.bank.features_NF[query_EQ], query_targets_EQT=targets[1], shots=shots
+            task=task,
+            domain_E=torch.tensor([draw.domain for draw in draws]),
+            query_EQF=self.bank.features_NF[query_EQ],
+            query_targets_EQT=targets[1],
+            shots=shots,
         )
 
     def _targets(self, rows_EN: Tensor, classes_EC: Tensor, support_ES: Tensor) -> Tensor:
         """(E, N, T) one-hot in the episode's class order, or labels standardised by the episode's support."""
         if self.bank.classification:
             return (self.bank.labels_N[rows_EN][..., None] == classes_EC[:, None]).float()
+        mean_E1, deviation_E1 = self._label_scales(support_ES)
+        return ((self.bank.values_N[rows_EN] - mean_E1) / deviation_E1)[..., None].float()
+
+    def _label_scales(self, support_ES: Tensor) -> tuple[Tensor, Tensor]:
+        """(E, 1) each support's mean and deviation, as `label_scale` has them: a constant support counts in units."""
         support = self.bank.values_N[support_ES]
-        deviation = support.std(1, correction=0, keepdim=True).clamp_min(1e-6)
-        return ((self.bank.values_N[rows_EN] - support.mean(1, keepdim=True)) / deviation)[..., None].float()
+        deviation_E1 = support.std(1, correction=0, keepdim=True)
+        return support.mean(1, keepdim=True), torch.where(deviation_E1 > 1e-9, deviation_E1, 1.0)
 
     def _priors(self, draws: list[_Draw], classes_EC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Whether each domain may help (E, D), and its head (E, D, T, F) and bias in the episode's outputs."""
@@ -169,18 +182,20 @@ class EpisodeSampler:
         helps_D[list(self.helpers)] = 1.0
         helps_ED = helps_D.repeat(len(draws), 1)
         helps_ED[torch.arange(len(draws)), torch.tensor([draw.domain for draw in draws])] = 0.0
-        prior_EDTF = self.bank.head_DTF[:, classes_EC].transpose(0, 1).float()
-        prior_bias_EDT = self.bank.head_bias_DT[:, classes_EC].transpose(0, 1).float()
+        prior_EDTF = self.bank.head_DTF[:, classes_EC].transpose(0, 1)
+        prior_bias_EDT = self.bank.head_bias_DT[:, classes_EC].transpose(0, 1)
         has_EDT = self.bank.knows_DT[:, classes_EC].transpose(0, 1)
         if not self.bank.classification:
-            return helps_ED, *self._standardised(prior_EDTF, prior_bias_EDT, draws)
-        prior_bias_EDT = torch.where(has_EDT, prior_bias_EDT, torch.tensor(1.0 / classes_EC.shape[1]))
+            mean_E1, deviation_E1 = self._label_scales(torch.stack([draw.support_S for draw in draws]))
+            weight_EDTF = prior_EDTF / deviation_E1[..., None, None]
+            return (
+                helps_ED,
+                weight_EDTF.float(),
+                ((prior_bias_EDT - mean_E1[..., None]) / deviation_E1[..., None]).float(),
+            )
+        prior_EDTF = prior_EDTF.float()
+        prior_bias_EDT = torch.where(has_EDT, prior_bias_EDT.float(), torch.tensor(1.0 / classes_EC.shape[1]))
         return helps_ED * (has_EDT.sum(-1) >= 2), prior_EDTF * has_EDT[..., None], prior_bias_EDT
-
-    def _standardised(self, weight_EDTF: Tensor, bias_EDT: Tensor, draws: list[_Draw]) -> tuple[Tensor, Tensor]:
-        support_ES = self.bank.values_N[torch.stack([draw.support_S for draw in draws])].float()
-        deviation_E11 = support_ES.std(1, correction=0).clamp_min(1e-6)[:, None, None]
-        return weight_EDTF / deviation_E11[..., None], (bias_EDT - support_ES.mean(1)[:, None, None]) / deviation_E11
 
     def _hostile_shifts(self, n_episodes: int, n_outputs: int, generator: torch.Generator) -> Tensor:
         """(E, D) how far a domain's classes are rotated: 0 is honest. A hostile episode has all or half of them so."""

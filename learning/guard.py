@@ -111,7 +111,9 @@ def is_worse_than_chance(outputs_ST: Tensor, support: LabelledSet) -> bool:
         hits = (outputs_ST.argmax(1) == support.labels_N).double().mean()
         return float(hits) < 1 / len(support.classes)
     labels_S = support.labels_N.double()
-    return float(F.mse_loss(outputs_ST[:, 0], labels_S)) > 1.5 * float(labels_S.var(correction=0))
+    # The mean of the other rows misses a held-out one by n / (n - 1) of its deviation: much, of a handful of rows.
+    slack = max(1.5, (len(labels_S) / max(len(labels_S) - 1, 1)) ** 2 + 1e-6)
+    return float(F.mse_loss(outputs_ST[:, 0], labels_S)) > slack * float(labels_S.var(correction=0)) + 1e-12
 
 
 def choose(gains: Mapping[str, Gain], standard_errors: float) -> str:
@@ -126,6 +128,8 @@ def describe_choice(chosen: str, gains: Mapping[str, Gain], tried: Sequence[str]
         return f"{chosen} was the only candidate."
     if chosen != "target_only":
         gain = gains[chosen]
+        if gain.contradicted:  # auto never chooses such a one
+            return f"{chosen} was asked for, although the target's held-out examples speak against it."
         return (
             f"{chosen} is expected to gain {gain.mean:+.3f} ± {gain.deviation:.3f} over target_only, "
             "and the target's held-out examples do not speak against it."

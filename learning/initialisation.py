@@ -31,14 +31,18 @@ class GeneratedInit:
 
 
 def _prototype_head(embedded_ESF: Tensor, targets_EST: Tensor) -> Tensor:
-    """(E, F + 1, T): scores are minus half the squared distance to a class mean, up to a common term."""
-    counts_ET1 = targets_EST.sum(1).clamp_min(1e-6)[..., None]
-    prototypes_ETF = (targets_EST.mT @ embedded_ESF) / counts_ET1
+    """(E, F + 1, T): scores are minus half the squared distance to a class mean, up to a common term.
+
+    A class without a row (held out, in a fold) scores the common term: its absence must not tell the held-out label.
+    """
+    counts_ET1 = targets_EST.sum(1)[..., None]
+    prototypes_ETF = (targets_EST.mT @ embedded_ESF) / counts_ET1.clamp_min(1e-6)
+    bias_ET1 = -0.5 * prototypes_ETF.square().sum(-1, keepdim=True)
+    head_ETF = torch.cat([prototypes_ETF, bias_ET1], dim=-1)
     # Subtracting the common mean changes no answer and keeps the pull toward this head about class differences.
-    bias_ET = -0.5 * prototypes_ETF.square().sum(-1)
-    centred_ETF = prototypes_ETF - prototypes_ETF.mean(1, keepdim=True)
-    head_ETF = torch.cat([centred_ETF, (bias_ET - bias_ET.mean(1, keepdim=True))[..., None]], dim=-1)
-    return head_ETF.mT
+    present_ET1 = (counts_ET1 > 0).to(head_ETF)
+    common_E1F = (head_ETF * present_ET1).sum(1, keepdim=True) / present_ET1.sum(1, keepdim=True)
+    return ((head_ETF - common_E1F) * present_ET1).mT
 
 
 def _source_head(task: TransferTask, weights_ED: Tensor, width: int) -> Tensor:

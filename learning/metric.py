@@ -51,11 +51,22 @@ def affinities(parameters: TransferParameters, task: TransferTask, similarity: S
     """(E, M) unnormalised log-weights: similarity to the support, label agreement, and the domain's fit."""
     similarity_EMS = similarities(parameters, task, similarity)
     same_EMS = _same_label(task)
-    near_EM = (similarity_EMS * same_EMS).sum(-1) / same_EMS.sum(-1).clamp_min(1e-6)
-    far_EM = (similarity_EMS * (1 - same_EMS)).sum(-1) / (1 - same_EMS).sum(-1).clamp_min(1e-6)
+    near_EM = _mean_similarity(similarity_EMS, same_EMS)
+    far_EM = _mean_similarity(similarity_EMS, 1 - same_EMS)
     fit_EM = domain_fit(task).gather(1, task.source_domain_EM)
     features_EM3 = torch.stack([near_EM, near_EM - far_EM, fit_EM], dim=-1)
     return features_EM3 @ parameters.affinity_3
+
+
+def _mean_similarity(similarity_EMS: Tensor, share_EMS: Tensor) -> Tensor:
+    """(E, M) mean over the support rows that `share_EMS` counts; over all of them where it counts none.
+
+    A class may have no support row (held out, in a fold): its source rows are then neither near nor far, lest its
+    absence tell the held-out label.
+    """
+    total_EM = share_EMS.sum(-1)
+    mean_EM = (similarity_EMS * share_EMS).sum(-1) / total_EM.clamp_min(1e-6)
+    return torch.where(total_EM > 1e-6, mean_EM, similarity_EMS.mean(-1))
 
 
 def _select_top(affinity_EM: Tensor, task: TransferTask, top_k: int) -> Tensor:
@@ -64,8 +75,10 @@ def _select_top(affinity_EM: Tensor, task: TransferTask, top_k: int) -> Tensor:
     kept_EM = torch.zeros_like(affinity_EM)
     for member_EM in groups:
         eligible_EM = affinity_EM.masked_fill((member_EM * task.source_usable_EM) == 0, -torch.inf)
-        index_EK = eligible_EM.topk(min(top_k, eligible_EM.shape[1]), dim=1).indices
-        kept_EM = kept_EM.scatter(1, index_EK, 1.0) * task.source_usable_EM
+        top_EK, index_EK = eligible_EM.topk(min(top_k, eligible_EM.shape[1]), dim=1)
+        # A class of fewer rows fills its top with rows that are not eligible: they must not be kept in its name.
+        own_EM = torch.zeros_like(affinity_EM).scatter(1, index_EK, torch.isfinite(top_EK).to(affinity_EM))
+        kept_EM = torch.maximum(kept_EM, own_EM)
     return kept_EM
 
 

@@ -15,7 +15,7 @@ from learning.task import DESCRIPTION_WIDTH
 class TransferParameters:
     """Learned tensors. A generator is linear in the task description (`learning.task.describe`), on a log scale.
 
-    projection_PF    the metric: features to a low dimension (P = 0: no metric learned)
+    projection_PF    the metric: features to a low dimension (P = 0: no metric learned; E of them for E episodes)
     log_metric_gain  how far metric coordinates count beside the features themselves
     affinity_3       weights of a source row: similarity, label agreement, its domain's fit
     metric_3D        generates log(source weight per row), log(regularisation), log(output scale) of the metric learner
@@ -66,13 +66,13 @@ def coordinates(parameters: TransferParameters, features: Tensor, similarity: Si
 
     Without a learned projection the features themselves (P = F).
     """
-    projected = features @ parameters.projection_PF.T if len(parameters.projection_PF) else features
+    projected = features @ parameters.projection_PF.mT if parameters.projection_PF.shape[-2] else features
     return F.normalize(projected, dim=-1) if similarity == "cosine" else projected
 
 
 def embed(parameters: TransferParameters, features: Tensor, similarity: Similarity) -> Tensor:
     """(..., F + P): features beside their metric coordinates, so that a linear head can use either."""
-    if not len(parameters.projection_PF):
+    if not parameters.projection_PF.shape[-2]:
         return features
     gain = parameters.log_metric_gain.exp()
     return torch.cat([features, gain * coordinates(parameters, features, similarity)], dim=-1)

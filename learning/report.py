@@ -14,7 +14,7 @@ from learning.candidates import FittedCandidate, TransferContext
 from learning.folds import HeldOut
 from learning.guard import Gain
 from learning.metric import effective_sample_size
-from learning.types import Domain, LabelledSet
+from learning.types import Domain, LabelledSet, Table
 
 if TYPE_CHECKING:
     from learning.adaptation import Scored
@@ -171,7 +171,8 @@ def usefulness_warnings(answers: HeldOut, useful_S: Tensor, support: LabelledSet
         value, (_, high) = _explained(outputs_ST, labels_S)
         # The mean of the other rows misses a held-out one by n / (n - 1) of its deviation.
         baseline = 1 - (len(support) / (len(support) - 1)) ** 2
-        if value is not None and high < baseline:
+        # On two rows, or constant features, nothing but rounding tells a model from the mean.
+        if value is not None and high < baseline - 1e-6:
             return [_warning("worse_than_majority", "Held-out answers are worse than always giving the mean label.")]
         return []
     n_rows, hits = len(labels_S), int((outputs_ST.argmax(1) == labels_S).sum())
@@ -206,11 +207,23 @@ def data_warnings(support: LabelledSet, context: TransferContext | None) -> list
             )
     alignment = getattr(context.featuriser, "alignment", []) if context else []
     found += [_warning("column_alignment", note) for note in alignment]
+    if context and isinstance(support.inputs, Table):
+        read = {column.name for column in getattr(context.featuriser, "columns", ())}
+        unread = sorted({*support.inputs.numeric, *support.inputs.categorical} - read)
+        if unread:
+            message = f"No source has {', '.join(unread[:10])}: only target_only can use it."
+            found.append(_warning("column_alignment", message))
     if _label_case(context, support) == "disjoint":
         found.append(
             _warning("disjoint_labels", "No source label names a target class: sources only shape the metric.")
         )
     return found
+
+
+def _unread_sources(context: TransferContext | None, sources: Sequence[Domain]) -> list[dict[str, Any]]:
+    if context is not None or not sources:
+        return []
+    return [_warning("no_common_columns", "The sources share no column with the target: nothing could be transferred.")]
 
 
 def make_report(
@@ -240,5 +253,5 @@ def make_report(
         "calibration": _calibration(scored[chosen], support, learner),
         "sources": _sources(context, fitted, sources),
         "labels": _label_case(context, support),
-        "warnings": [*warnings, *data_warnings(support, context)],
+        "warnings": [*warnings, *data_warnings(support, context), *_unread_sources(context, sources)],
     }

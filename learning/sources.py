@@ -1,13 +1,13 @@
 """Source domains in one feature space: their rows, their own heads, and the task they form with a target support."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from learning.errors import IncompatibleDomain
-from learning.heads import fit_ridge, one_hot
+from learning.heads import fit_ridge, one_hot, zero_head
 from learning.task import TransferTask
 from learning.types import Domain, FittedFeaturiser
 
@@ -57,8 +57,12 @@ def stratified_subsample(labels_N: Tensor, max_rows: int, generator: torch.Gener
     return fraction_N.argsort(stable=True)[:max_rows].sort().values
 
 
-def _domain_head(features_NF: Tensor, targets_NT: Tensor) -> tuple[Tensor, Tensor]:
-    head = fit_ridge(features_NF, targets_NT, regularisation=DOMAIN_REGULARISATION).head
+def _domain_head(features_NF: Tensor, targets_NT: Tensor, *, classification: bool) -> tuple[Tensor, Tensor]:
+    """Labels of a regression are pulled toward their own mean: toward zero, large labels would all be missed."""
+    prior = zero_head(targets_NT.shape[1], features_NF.shape[1])
+    if not classification:
+        prior = replace(prior, bias_T=targets_NT.mean(0))
+    head = fit_ridge(features_NF, targets_NT, regularisation=DOMAIN_REGULARISATION, prior=prior).head
     return head.weight_TF, head.bias_T
 
 
@@ -81,7 +85,7 @@ def build_bank(
         to_union = torch.tensor([position[name] for name in data.classes], dtype=torch.int64)
         labels_N = to_union[data.labels_N] if classes else torch.zeros(len(data), dtype=torch.int64)
         targets_NT = one_hot(labels_N, len(classes)) if classes else data.labels_N.double()[:, None]
-        weight_TF, bias_T = _domain_head(features_NF, targets_NT)
+        weight_TF, bias_T = _domain_head(features_NF, targets_NT, classification=bool(classes))
         features.append(features_NF)
         labels.append(labels_N)
         values.append(torch.zeros(len(data), dtype=torch.float64) if classes else data.labels_N.double())

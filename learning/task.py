@@ -41,7 +41,7 @@ class TransferTask:
 def domain_fit(task: TransferTask) -> Tensor:
     """(E, D): how well each domain's own head explains the target support; 0 for a useless or missing head, at most 1.
 
-    Classification: 1 + mean log2-likelihood relative to guessing, floored at -1. Regression: 1 - relative squared
+    Classification: 1 + mean log-likelihood in units of guessing's, floored at -1. Regression: 1 - relative squared
     error. A head trained on flipped labels scores below zero, which is what tells a hostile source from an unhelpful
     one.
     """

@@ -50,6 +50,20 @@ def test_prediction_sets_cover_as_promised_on_fresh_rows() -> None:
     assert float(sets.double().sum(1).mean()) < 5
 
 
+def test_prediction_sets_hold_the_row_that_set_the_threshold() -> None:
+    for seed in range(20):
+        logits = torch.randn(9, 3, generator=torch.Generator().manual_seed(seed)).double()
+        probs = logits.softmax(1)
+        assert (probs[:, 0] >= set_threshold(probs, torch.zeros(9, dtype=torch.int64), 0.9)).all()
+
+
+def test_familiarity_is_not_narrowed_by_copies() -> None:
+    known = 3 * torch.randn(15, 64, generator=torch.Generator().manual_seed(0))
+    once, thrice = fit_familiarity(known), fit_familiarity(known.repeat(3, 1))
+    assert thrice.typical == pytest.approx(once.typical, rel=1e-4)
+    assert thrice.spread == pytest.approx(once.spread, rel=1e-4)
+
+
 def test_prediction_set_is_never_empty() -> None:
     assert prediction_sets(torch.tensor([[0.4, 0.3, 0.3]]), 0.9).tolist() == [[True, False, False]]
 

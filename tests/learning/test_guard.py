@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from learning.guard import Prior, card_prior, choose, is_worse_than_chance, paired_gain
+from learning.guard import Prior, card_prior, choose, describe_choice, is_worse_than_chance, paired_gain
 from learning.types import Domain, Features, labelled_set
 from tests.learning.problems import accuracy, blobs, features, quick_meta_learner, run, sources
 
@@ -51,6 +51,21 @@ def test_chance_is_told_from_held_out_answers() -> None:
     right, wrong = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]]), torch.tensor([[0.0, 1], [0, 1], [0, 1], [1, 0]])
     assert not is_worse_than_chance(right, support)
     assert is_worse_than_chance(wrong, support)
+
+
+@pytest.mark.parametrize("n_rows", [2, 3, 5, 20])
+def test_the_mean_of_the_other_rows_is_not_worse_than_chance(n_rows: int) -> None:
+    labels = torch.rand(n_rows, generator=torch.Generator().manual_seed(0)).double()
+    support = labelled_set(Features(matrix_NF=torch.zeros(n_rows, 1)), labels.tolist(), "regression")
+    mean_of_others = ((labels.sum() - labels) / (n_rows - 1))[:, None]
+    assert not is_worse_than_chance(mean_of_others, support)
+    assert is_worse_than_chance(2 * mean_of_others + 1, support)
+
+
+def test_report_does_not_deny_that_the_target_speaks_against_what_was_asked_for() -> None:
+    harmful = paired_gain(torch.full((8,), -0.3), torch.zeros(8), Prior(), worse_than_chance=False)
+    assert "speak against it" in describe_choice("metric", {"metric": harmful}, ["target_only", "metric"])
+    assert "do not" not in describe_choice("metric", {"metric": harmful}, ["target_only", "metric"])
 
 
 def test_auto_transfers_when_sources_help_and_falls_back_when_their_labels_are_permuted() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -6,8 +8,10 @@ from learning.config import EpisodeOptions
 from learning.episodes import EpisodeSampler
 from learning.errors import IncompatibleDomain, InvalidArtifact, InvalidData, UselessModel
 from learning.featurisers import Centring
-from learning.meta import meta_train, shrunk_covariance
+from learning.meta import meta_train
+from learning.projection import cross_fitted, shrunk_covariance
 from learning.sources import SourceBank, build_bank, stratified_subsample
+from learning.splits import split_sources
 from learning.types import Domain, Features, labelled_set
 from tests.learning.problems import WIDTH, blobs, quick_meta_learner, quick_options, run, slopes, sources
 
@@ -68,6 +72,26 @@ def test_episodes_are_equal_when_the_generator_is() -> None:
     assert torch.equal(first.query_EQF, second.query_EQF)
 
 
+def test_regression_episode_of_a_constant_support_stays_in_label_units() -> None:
+    few = labelled_set(slopes(1, 40).inputs, [0.0] * 36 + [5.0] * 4, "regression")
+    domains = [Domain(name=str(i), data=few) for i in range(2)]
+    fitted = Centring().fit([d.data.inputs for d in domains])
+    b = build_bank(domains, fitted, max_rows=100, generator=torch.Generator().manual_seed(0))
+    batch = sampler(b).draw(30, torch.Generator().manual_seed(0), shots=4)
+    assert float(batch.query_targets_EQT.abs().max()) <= 5.0
+    assert float(batch.task.prior_bias_EDT.abs().max()) <= 5.0
+
+
+def test_domain_head_of_a_regression_answers_large_labels_on_average() -> None:
+    data = slopes(1, 10)
+    years = labelled_set(data.inputs, (data.labels_N + 2000).tolist(), "regression")
+    fitted = Centring().fit([years.inputs])
+    b = build_bank(
+        [Domain(name="s", data=years)], fitted, max_rows=100, generator=torch.Generator().manual_seed(0)
+    )  # fmt: skip
+    assert float(b.head_bias_DT) == pytest.approx(float(years.labels_N.double().mean()), abs=1e-3)
+
+
 def test_subsample_keeps_every_class() -> None:
     labels = torch.tensor([0] * 500 + [1] * 5)
     kept = stratified_subsample(labels, 50, torch.Generator().manual_seed(0))
@@ -106,7 +130,7 @@ def test_meta_training_works_on_few_domains(n_domains: int) -> None:
         sources=sources(n_domains=n_domains), featuriser=Centring(), modality="text", encoder="none",
         encoder_revision="0", columns={}, options=quick_options(), seed=0, progress=lambda _f, _p: None,
     )  # fmt: skip
-    assert "rows" in learner.card["held_out"]
+    assert "row in 3" in learner.card["held_out"]
 
 
 def test_meta_training_refuses_sources_without_episodes() -> None:
@@ -195,3 +219,24 @@ def test_report_names_source_rows_by_their_place_in_the_whole_dataset() -> None:
     assert len(top) == 5
     assert all(entry["example"] % 2 == 0 for entry in top)
     assert max(entry["example"] for entry in top) > len(even_N) // 2
+
+
+def test_cross_fitted_metric_of_a_domain_does_not_change_with_that_domain() -> None:
+    b = bank()
+    moved_NF = torch.where((b.domain_N == 1)[:, None], -3 * b.features_NF, b.features_NF)
+    everything_N = torch.ones(len(b.labels_N), dtype=torch.bool)
+    before = cross_fitted(b, everything_N, 4)
+    after = cross_fitted(replace(b, features_NF=moved_NF), everything_N, 4)
+    assert torch.equal(before[1], after[1])
+    assert not torch.allclose(before[0], after[0])
+
+
+def test_episodes_of_a_single_domain_never_meet_the_classes_of_its_metric() -> None:
+    domain = Domain(name="s", data=blobs(1, 8, classes=tuple("abcdefghijkl")))
+    fitted = Centring().fit([domain.data.inputs])
+    b = build_bank([domain], fitted, max_rows=1000, generator=torch.Generator().manual_seed(0))
+    split = split_sources(b, EpisodeOptions(), torch.Generator().manual_seed(0))
+    parts = [split.metric_rows_N, split.train.pool_N, split.held_out.pool_N]
+    classes = [set(b.labels_N[rows_N].tolist()) for rows_N in parts]
+    assert all(classes)
+    assert sum(map(len, classes)) == len(set.union(*classes))

@@ -8,7 +8,7 @@ import torch
 from learning.adaptation import Adaptation, adapt
 from learning.artifact import dump_learner, load_learner
 from learning.config import STRATEGIES
-from learning.errors import Cancelled, InvalidData
+from learning.errors import Cancelled, InvalidData, UselessModel
 from learning.featurisers import Centring
 from learning.meta import MetaLearner
 from learning.types import Domain, Features, LabelledSet, Task, labelled_set
@@ -62,6 +62,45 @@ def test_strategy_ignores_the_order_of_support(strategy: str, meta_learner: Meta
     first = probabilities(adapted(strategy, target, meta_learner), queries)
     second = probabilities(adapted(strategy, shuffled, meta_learner), queries)
     assert torch.allclose(first, second, atol=1e-6)
+
+
+@everywhere
+def test_strategy_ignores_the_order_of_copies_with_different_labels(
+    strategy: str, regression_meta_learner: MetaLearner
+) -> None:
+    inputs = features(slopes(7, 5))
+    labels = torch.randn(30, generator=torch.Generator().manual_seed(0)).tolist()
+    target = labelled_set(Features(matrix_NF=inputs.matrix_NF.repeat(6, 1)), labels, "regression")
+    shuffled = target.select(torch.randperm(30, generator=torch.Generator().manual_seed(3)))
+    using = sources("regression")[:1] if strategy != "target_only" else []
+    learner = regression_meta_learner if strategy != "target_only" else None
+    first, second = (
+        run(strategy, data, using=using, meta_learner=learner).learner.predict(inputs).intervals_Q2
+        for data in (target, shuffled)
+    )
+    assert first is not None
+    assert second is not None
+    assert torch.allclose(first, second, atol=1e-9)
+
+
+@pytest.mark.parametrize("strategy", ["metric", "init"])
+def test_one_shot_scores_of_noise_do_not_tell_the_held_out_label(strategy: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(n_per_class: int) -> LabelledSet:
+        rows = torch.randn(5 * n_per_class, 100, generator=generator)
+        return labelled_set(Features(matrix_NF=rows), list("abcde") * n_per_class, "classification")
+
+    options = {"similarity": "euclidean"} if strategy == "metric" else {"fine_tune_steps": 0}
+    hits = 0.0
+    for _ in range(8):
+        using = [Domain(name=str(i), data=noise(20)) for i in range(3)]
+        try:
+            candidates = run(strategy, noise(1), using=using, **options).report["candidates"]
+        except UselessModel:
+            continue
+        hits += candidates[1]["score"]
+    assert hits / 8 < 0.4
 
 
 @everywhere

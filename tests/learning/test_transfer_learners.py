@@ -6,7 +6,7 @@ import torch
 
 from learning.config import Similarity
 from learning.initialisation import GeneratedInit, fine_tune, generate, init_outputs
-from learning.metric import MAX_RELATIVE_WEIGHT, effective_sample_size, metric_outputs, weigh_sources
+from learning.metric import MAX_RELATIVE_WEIGHT, affinities, effective_sample_size, metric_outputs, weigh_sources
 from learning.parameters import default_parameters
 from learning.task import TransferTask, domain_fit
 
@@ -58,6 +58,34 @@ def test_top_k_keeps_the_most_similar_rows_of_each_class(similarity: Similarity)
         strength=1.0,
     )
     assert (weighted.weights_EM[0] > 0).tolist() == [True, True, False]
+
+
+def test_top_k_takes_no_row_of_another_class_for_a_class_with_fewer() -> None:
+    task = two_class_task(source_targets=[[0, 1], [0, 1], [0, 1]], usable=[1, 1, 1])
+    weighted = weigh_sources(
+        default_parameters(2), task, similarity="cosine", selection="top_k", top_k=1, strength=1.0
+    )  # fmt: skip
+    assert (weighted.weights_EM[0] > 0).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
+def test_source_row_of_a_class_without_support_is_neither_near_nor_far(similarity: Similarity) -> None:
+    task = two_class_task(source_targets=[[1, 0], [0, 1], [0, 1]], usable=[1, 1, 1])
+    task = replace(task, support_targets_EST=torch.tensor([[[1.0, 0.0], [1.0, 0.0]]], dtype=F64))
+    parameters = replace(default_parameters(2), affinity_3=torch.tensor([0.0, 1.0, 0.0], dtype=F64))
+    assert affinities(parameters, task, similarity)[0].tolist() == pytest.approx([0.0, 0.0, 0.0])
+
+
+def test_prototype_head_is_silent_on_a_class_without_support() -> None:
+    task = two_class_task(source_targets=[[1, 0], [0, 1], [0, 1]], usable=[1, 1, 1])
+    targets = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]], dtype=F64)
+    nothing = torch.zeros(1, 1, 3, dtype=F64)
+    task = replace(
+        task, support_targets_EST=targets, prior_EDTF=torch.zeros(1, 1, 3, 2, dtype=F64), prior_bias_EDT=nothing
+    )
+    head_FT = generate(default_parameters(2), task, similarity="cosine").head_EFT[0]
+    assert head_FT[:, 2].tolist() == [0.0, 0.0, 0.0]
+    assert torch.allclose(head_FT[:, 0], -head_FT[:, 1])
 
 
 def test_no_source_row_counts_more_than_the_cap() -> None:
