@@ -34,7 +34,7 @@ def _silent(_fraction: float, _phase: str) -> None:
 
 
 def load(folder: Path, name: str, part: str, encoder: Encoder, rows: int) -> LabelledSet:
-    """The first `rows` reviews of a file that alternates its classes well enough to be cut anywhere."""
+    """The first `rows` reviews of a file that mixes its classes well enough to be cut anywhere."""
     with (folder / f"{name}.{part}.csv").open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))[:rows]
     features_NF = encoder.encode([row["text"] for row in found])
