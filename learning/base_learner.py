@@ -49,7 +49,11 @@ class Pipeline:
 
     def outputs(self, inputs: Inputs) -> Tensor:
         """(Q, T) float64."""
-        features_QF = self.featuriser.transform(inputs).double()
+        return self.outputs_of(self.featuriser.transform(inputs))
+
+    def outputs_of(self, features_QF: Tensor) -> Tensor:
+        """(Q, T) float64 for rows that were featurised already."""
+        features_QF = features_QF.double()
         if self.parameters is not None:
             features_QF = embed(self.parameters, features_QF, self.similarity)
         return self.head(features_QF)
@@ -81,8 +85,8 @@ class BaseLearner:
 
     def predict(self, inputs: Inputs) -> Answers:
         """Answers for every row; a row's answer does not depend on the others."""
-        outputs_QT = self.pipeline.outputs(inputs)
-        ood_Q = self.familiarity.ood(self.pipeline.featuriser.transform(inputs))
+        features_QF = self.pipeline.featuriser.transform(inputs)
+        outputs_QT, ood_Q = self.pipeline.outputs_of(features_QF), self.familiarity.ood(features_QF)
         probs_QC = sets_QC = values_Q = intervals_Q2 = None
         if self.task == "classification":
             probs_QC = (outputs_QT / self.temperature).softmax(1)
