@@ -14,6 +14,9 @@ from learning.candidates import FittedCandidate, TransferContext
 from learning.folds import HeldOut
 from learning.guard import Gain
 from learning.metric import effective_sample_size
+from learning.sources import SourceBank
+from learning.support_head import support_targets
+from learning.transferability import MEASURE, SourceScore, rank_sources
 from learning.types import Domain, LabelledSet, Table
 
 if TYPE_CHECKING:
@@ -120,16 +123,25 @@ def _calibration(scored: Scored, support: LabelledSet, learner: BaseLearner) -> 
     }
 
 
+def _ranking(bank: SourceBank, context: TransferContext, support: LabelledSet) -> tuple[SourceScore, ...]:
+    features_SF = context.featuriser.transform(support.inputs)
+    return rank_sources(bank, features_SF, *support_targets(support), support.classes)
+
+
 def _sources(
-    context: TransferContext | None, fitted: FittedCandidate, sources: Sequence[Domain]
+    context: TransferContext | None, fitted: FittedCandidate, sources: Sequence[Domain], support: LabelledSet
 ) -> list[dict[str, Any]]:
+    """Every source as given, with its place in the ranking and what the chosen candidate made of it."""
     if context is None or context.bank is None:
         return []
     bank, use = context.bank, fitted.sources
     entries = []
-    for d, source in enumerate(sources):
+    for d, (source, place) in enumerate(zip(sources, _ranking(bank, context, support), strict=True)):
         entry: dict[str, Any] = {
             "dataset": source.name,
+            "rank": place.rank,
+            "transferability": {"score": place.score, "measure": MEASURE},
+            "distance": place.distance,
             "weight": 0.0,
             "effective_sample_size": 0.0,
             "top_examples": [],
@@ -251,7 +263,7 @@ def make_report(
         "chosen_because": reason,
         "metrics": _metrics(scored[chosen], support),
         "calibration": _calibration(scored[chosen], support, learner),
-        "sources": _sources(context, fitted, sources),
+        "sources": _sources(context, fitted, sources, support),
         "labels": _label_case(context, support),
         "warnings": [*warnings, *data_warnings(support, context), *_unread_sources(context, sources)],
     }
