@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo serve test bench check lint clean
+.PHONY: install demo serve test bench bench-learning check lint clean
 
 install: $(STAMP)
 
@@ -30,6 +30,10 @@ test: install
 # Needs the development data beside the checkout; see the module.
 bench: install
 	$(BIN)/python -m benchmarks.sentiment
+
+# The same data. QUICK=1: the short form; SUITES="pacs heart": only these; DATA=folder: data elsewhere.
+bench-learning: install
+	$(BIN)/python -m benchmarks.learning $(SUITES) $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA))
 
 lint: install
 	$(BIN)/ruff check .

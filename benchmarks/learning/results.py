@@ -8,11 +8,16 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Where the data lies, where encoded features may be kept between runs, and whether to run the short form."""
+    """Where the data lies, where encoded features may be kept between runs, and whether to run the short form.
+
+    `threads` are for encoding and for training an encoder. Everything else has one: its matrices are small, and
+    threads would mostly wait for each other.
+    """
 
     data: Path
     cache: Path
     quick: bool
+    threads: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +34,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """A figure that the suite has to reach: `required` in words, `value` what this run gave."""
+    """A figure that the suite has to reach: `required` in words, `value` what this run gave, with its interval."""
 
     text: str
     required: str
     value: float
     reached: bool
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +57,30 @@ class SuiteResult:
 
 def row(setting: str, method: str, values: Sequence[float]) -> Row:
     """The mean of `values` ± 1.96 standard errors."""
+    mean, low, high = mean_interval(values)
+    return Row(setting=setting, method=method, mean=mean, low=low, high=high, n=len(values))
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, and its ends 1.96 standard errors away; the mean itself where one value leaves no spread to estimate."""
     mean = sum(values) / len(values)
     half = 0.0
     if len(values) > 1:
         half = 1.96 * math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
-    return Row(setting=setting, method=method, mean=mean, low=mean - half, high=mean + half, n=len(values))
+    return mean, mean - half, mean + half
 
 
-def at_least(text: str, value: float, required: float, unit: str = "%") -> Goal:
-    return Goal(text=text, required=f"at least {required:g} {unit}".strip(), value=value, reached=value >= required)
+def at_least(
+    text: str, value: float, required: float, unit: str = "%", *, interval: tuple[float, float] | None = None
+) -> Goal:
+    """Reached from `required` upward; the interval is shown, the mean decides."""
+    wanted = f"at least {required:g} {unit}".strip()
+    return Goal(text=text, required=wanted, value=value, reached=value >= required, interval=interval)
 
 
-def at_most(text: str, value: float, required: float, unit: str = "") -> Goal:
-    return Goal(text=text, required=f"at most {required:g} {unit}".strip(), value=value, reached=value <= required)
+def at_most(
+    text: str, value: float, required: float, unit: str = "", *, interval: tuple[float, float] | None = None
+) -> Goal:
+    """Reached from `required` downward; the interval is shown, the mean decides."""
+    wanted = f"at most {required:g} {unit}".strip()
+    return Goal(text=text, required=wanted, value=value, reached=value <= required, interval=interval)

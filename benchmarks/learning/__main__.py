@@ -1,0 +1,96 @@
+"""All suites of the learning core beside their peers, and at the end one table of what was reached.
+
+    python -m benchmarks.learning [NAME ...] [--quick] [--data FOLDER] [--cache FOLDER] [--markdown]
+
+Each suite's figures are kept as JSON under the cache folder. A suite that crashes is reported and the others go on;
+only a crash makes the exit status 1, a goal that was missed does not. `--markdown` runs nothing: it prints the kept
+figures as a section for docs/benchmarks.md.
+"""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from benchmarks.learning import records, tables
+from benchmarks.learning.records import Record
+from benchmarks.learning.results import Bench, SuiteResult
+
+#: In the order in which they run: cheap ones first.
+SUITES = ("heart", "task_speed", "pacs", "pmlb", "serving_speed", "hostile", "intents", "sentiment", "omniglot")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> int:
+    """The exit status."""
+    arguments = _arguments()
+    folder = arguments.cache / "results"
+    suites = tuple(name for name in SUITES if name in arguments.suites) or SUITES
+    if arguments.markdown:
+        return _print_stored(folder, suites, quick=arguments.quick)
+    if not arguments.data.is_dir():
+        print(f"There is no data at {arguments.data}: name the folder of development data with --data.")
+        return 2
+    bench = Bench(data=arguments.data, cache=arguments.cache, quick=arguments.quick, threads=arguments.threads)
+    done = []
+    for place, suite in enumerate(suites, start=1):
+        print(f"[{place}/{len(suites)}] {suite} …", flush=True)
+        record = run_suite(suite, bench)
+        records.write(record, folder)
+        print(f"[{place}/{len(suites)}] {suite}: {_outcome(record)}, {record.seconds:.0f} s", flush=True)
+        done.append(record)
+    print(f"\n{tables.report(done)}")
+    return int(any(record.result is None for record in done))
+
+
+def run_suite(suite: str, bench: Bench) -> Record:
+    """One suite, with nothing left over from the one before it but what is in the cache."""
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    try:
+        result: SuiteResult = import_module(f"benchmarks.learning.{suite}").run(bench)
+    except Exception:  # noqa: BLE001 - whatever goes wrong in one suite, the others go on
+        seconds = time.monotonic() - started
+        return records.make_record(suite, quick=bench.quick, seconds=seconds, error=traceback.format_exc())
+    return records.make_record(suite, quick=bench.quick, seconds=time.monotonic() - started, result=result)
+
+
+def _outcome(record: Record) -> str:
+    if record.result is None:
+        return "failed"
+    reached = sum(goal.reached for goal in record.result.goals)
+    return f"{reached} of {len(record.result.goals)} goals reached"
+
+
+def _print_stored(folder: Path, suites: tuple[str, ...], *, quick: bool) -> int:
+    found = records.read(folder, suites, quick=quick)
+    if not found:
+        print(f"No figures are kept in {folder}: run the suites first.")
+        return 2
+    print(tables.markdown(found))
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.learning", description="The learning core beside its peers."
+    )
+    parser.add_argument("suites", nargs="*", metavar="NAME", help=f"of {', '.join(SUITES)}; none: all")
+    parser.add_argument("--quick", action="store_true", help="the short form: fewer seeds, fewer rows, wider intervals")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "bench", help="encoded features and results")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for encoders; all else has one")
+    parser.add_argument("--markdown", action="store_true", help="print the kept figures, run nothing")
+    arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.suites) - set(SUITES)):
+        parser.error(f"unknown suite {', '.join(unknown)}; there are {', '.join(SUITES)}")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())
