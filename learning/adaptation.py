@@ -14,14 +14,15 @@ from torch import Tensor
 
 from learning import report
 from learning.base_learner import BaseLearner, Pipeline
-from learning.calibration import conformal_quantile, fit_familiarity, fit_temperature, set_threshold
+from learning.calibration import fit_familiarity, fit_temperature, set_threshold
 from learning.candidates import Candidate, FittedCandidate, TransferContext, make_candidate
 from learning.canonical import canonical
 from learning.config import MAX_SOURCE_ROWS, AutoOptions, MetricOptions, StrategyOptions
 from learning.errors import IncompatibleDomain, InvalidData, UselessModel
-from learning.folds import HeldOut, held_out, plan_folds
+from learning.folds import HeldOut, held_out, held_out_heads, plan_folds
 from learning.guard import Gain, card_prior, choose, describe_choice, is_worse_than_chance, paired_gain, row_scores
 from learning.heads import LinearHead
+from learning.intervals import interpolated_quantile
 from learning.meta import MetaLearner
 from learning.parameters import TransferParameters, default_parameters
 from learning.sources import build_bank, stratified_subsample
@@ -238,7 +239,7 @@ def _base_learner(
     if support.classes:
         threshold = set_threshold((outputs_ST / scored.temperature).softmax(1), labels_S, coverage)
     else:
-        half_width = conformal_quantile((outputs_ST[:, 0] - labels_S.double()).abs(), coverage)
+        half_width = float(interpolated_quantile((outputs_ST[:, 0] - labels_S.double()).abs(), coverage))
     kept_R = stratified_subsample(
         support.labels_N if support.classes else torch.zeros(len(support)).long(),
         MAX_REFERENCE_ROWS, torch.Generator().manual_seed(0),
@@ -257,7 +258,9 @@ def _base_learner(
         pipeline=_stored_precision(fitted.pipeline, order),
         temperature=scored.temperature,
         set_threshold=threshold,
+        coverage=coverage,
         interval_half_width=half_width,
+        held_out_heads=held_out_heads(fitted, scored.held_out, support),
         familiarity=fit_familiarity(reference_RF),
         support_rows=tuple(order_S[kept_R].tolist()),
         support_labels=tuple(support.classes[y] for y in labels) if support.classes else tuple(labels),

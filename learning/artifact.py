@@ -18,11 +18,14 @@ from learning.calibration import Familiarity
 from learning.errors import InvalidArtifact
 from learning.featurisers import dump_featuriser, load_featuriser
 from learning.heads import LinearHead
+from learning.intervals import HeldOutHeads
 from learning.meta import MetaLearner
 from learning.parameters import TransferParameters
 
 FORMAT_VERSION = 1
 _HEADER = "metagraft"
+#: Of artifacts from before it was stored; they have no held-out heads to use it on.
+DEFAULT_COVERAGE = 0.9
 
 
 def _join(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -71,6 +74,7 @@ def dump_learner(learner: BaseLearner) -> bytes:
     embedding = {} if pipeline.parameters is None else pipeline.parameters.to(torch.float32).tensors()
     head = {"weight_TF": pipeline.head.weight_TF.float(), "bias_T": pipeline.head.bias_T.float()}
     reference = {"reference_NF": learner.familiarity.reference_NF.half()}
+    held_out = {} if learner.held_out_heads is None else learner.held_out_heads.tensors()
     header = {
         "modality": learner.modality,
         "task": learner.task,
@@ -84,11 +88,14 @@ def dump_learner(learner: BaseLearner) -> bytes:
         "temperature": learner.temperature,
         "set_threshold": learner.set_threshold,
         "interval_half_width": learner.interval_half_width if math.isfinite(learner.interval_half_width) else None,
+        "coverage": learner.coverage,
         "familiarity": {"typical": learner.familiarity.typical, "spread": learner.familiarity.spread},
         "support_rows": learner.support_rows,
         "support_labels": learner.support_labels,
     }
-    groups = {"head": head, "embedding": embedding, "featuriser": featuriser[0], "support": reference}
+    groups = {
+        "head": head, "embedding": embedding, "featuriser": featuriser[0], "support": reference, "held_out": held_out
+    }  # fmt: skip
     return _dump("base_learner", groups, header)
 
 
@@ -103,7 +110,7 @@ def load_learner(data: bytes) -> BaseLearner:
 
 def _learner(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> BaseLearner:
     embedding, head = _group(tensors, "embedding"), _group(tensors, "head")
-    half_width = header["interval_half_width"]
+    half_width, held_out = header["interval_half_width"], _group(tensors, "held_out")
     return BaseLearner(
         modality=header["modality"],
         task=header["task"],
@@ -120,6 +127,8 @@ def _learner(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> BaseLe
         ),
         temperature=float(header["temperature"]),
         set_threshold=float(header["set_threshold"]),
+        coverage=float(header.get("coverage", DEFAULT_COVERAGE)),
+        held_out_heads=HeldOutHeads.from_tensors(held_out) if held_out else None,
         interval_half_width=math.inf if half_width is None else float(half_width),
         familiarity=Familiarity(
             reference_NF=_group(tensors, "support")["reference_NF"].float(),

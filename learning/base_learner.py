@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from learning.calibration import Familiarity, prediction_sets
 from learning.config import Similarity
 from learning.heads import LinearHead
+from learning.intervals import HeldOutHeads
 from learning.parameters import TransferParameters, embed
 from learning.types import FittedFeaturiser, Inputs, Modality, Task
 
@@ -53,19 +54,25 @@ class Pipeline:
 
     def outputs_of(self, features_QF: Tensor) -> Tensor:
         """(Q, T) float64 for rows that were featurised already."""
+        return self.head(self.embedded(features_QF))
+
+    def reads_like(self, other: "Pipeline") -> bool:
+        """Whether the heads of both take the same features."""
+        return self.featuriser is other.featuriser and self.parameters is other.parameters
+
+    def embedded(self, features_QF: Tensor) -> Tensor:
+        """What the head takes, float64."""
         features_QF = features_QF.double()
-        if self.parameters is not None:
-            features_QF = embed(self.parameters, features_QF, self.similarity)
-        return self.head(features_QF)
+        return features_QF if self.parameters is None else embed(self.parameters, features_QF, self.similarity)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BaseLearner:
     """An adapted model.
 
-    `temperature` and `set_threshold` serve classification; `interval_half_width` regression (infinite where the support
-    is too small to promise the coverage). `support_rows` are the rows of the target dataset behind
-    `familiarity.reference_NF`, `support_labels` their labels.
+    `temperature` and `set_threshold` serve classification; `held_out_heads` regression, and where there are none one
+    `interval_half_width` (infinite where the support is too small to promise the coverage). `support_rows` are the rows
+    of the target dataset behind `familiarity.reference_NF`, `support_labels` their labels.
     """
 
     modality: Modality
@@ -78,7 +85,9 @@ class BaseLearner:
     pipeline: Pipeline
     temperature: float
     set_threshold: float
+    coverage: float
     interval_half_width: float
+    held_out_heads: HeldOutHeads | None
     familiarity: Familiarity
     support_rows: tuple[int, ...]
     support_labels: tuple[str, ...] | tuple[float, ...]
@@ -93,8 +102,7 @@ class BaseLearner:
             sets_QC = prediction_sets(probs_QC, self.set_threshold)
         else:
             values_Q = outputs_QT[:, 0]
-            half = self.interval_half_width
-            intervals_Q2 = torch.stack([values_Q - half, values_Q + half], dim=1)
+            intervals_Q2 = self._intervals(features_QF, values_Q)
         return Answers(
             classes=self.classes,
             probs_QC=probs_QC,
@@ -104,6 +112,12 @@ class BaseLearner:
             ood_Q=ood_Q,
             abstain_Q=ood_Q > ABSTAIN_ABOVE,
         )
+
+    def _intervals(self, features_QF: Tensor, values_Q: Tensor) -> Tensor:
+        if self.held_out_heads is not None:
+            return self.held_out_heads.intervals(self.pipeline.embedded(features_QF), self.coverage)
+        half = self.interval_half_width
+        return torch.stack([values_Q - half, values_Q + half], dim=1)
 
     def neighbours(self, inputs: Inputs, k: int) -> tuple[Tensor, Tensor]:
         """(Q, K) positions in `support_rows` of the most similar support examples, and their cosine similarities."""

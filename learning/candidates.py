@@ -13,10 +13,18 @@ from learning.config import AutoOptions, InitOptions, MetricOptions, Similarity,
 from learning.errors import InvalidOptions
 from learning.heads import LinearHead, fit_ridge, ridge_path
 from learning.initialisation import fine_tune, generate
+from learning.intervals import HeldOutHeads
 from learning.metric import WeightedSources, weigh_sources
 from learning.parameters import TransferParameters, embed
 from learning.sources import BankTask, SourceBank, bank_task
-from learning.support_head import RIDGE_GRID, choose_regularisation, fit_head, in_label_units, support_targets
+from learning.support_head import (
+    RIDGE_GRID,
+    choose_regularisation,
+    fit_head,
+    in_label_units,
+    leave_one_out,
+    support_targets,
+)
 from learning.types import Featuriser, FittedFeaturiser, LabelledSet
 
 STRENGTH_GRID = (0.01, 0.05, 0.25, 1.0)
@@ -48,8 +56,11 @@ class SourceUse:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedCandidate:
+    """`held_out_heads`: of a regression whose base learner has them in closed form."""
+
     pipeline: Pipeline
     sources: SourceUse | None = None
+    held_out_heads: HeldOutHeads | None = None
 
 
 class Candidate(Protocol):
@@ -87,8 +98,12 @@ class TargetOnly:
 
     def fit(self, support: LabelledSet) -> FittedCandidate:
         fitted = self.featuriser.fit([support.inputs])
-        head = fit_head(fitted.transform(support.inputs).double(), support, self.options, self.seed)
-        return FittedCandidate(pipeline=Pipeline(featuriser=fitted, parameters=None, similarity="cosine", head=head))
+        features_SF = fitted.transform(support.inputs).double()
+        head = fit_head(features_SF, support, self.options, self.seed)
+        return FittedCandidate(
+            pipeline=Pipeline(featuriser=fitted, parameters=None, similarity="cosine", head=head),
+            held_out_heads=leave_one_out(features_SF, support, self.options, self.seed),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learning.candidates import Candidate
+from learning.base_learner import Pipeline
+from learning.candidates import Candidate, FittedCandidate
 from learning.dealing import deal_folds
+from learning.intervals import HeldOutHeads, cross_validated
 from learning.types import LabelledSet
 
 #: Larger supports are scored on half as many folds: their estimates are precise enough.
@@ -21,12 +23,18 @@ class HeldOut:
     A one-shot class leaves nothing behind to learn it from, so its row says nothing about learning from the target.
     `majority_S`: whether the commonest class of the rows kept would have been right (classification). On balanced rows
     holding one out makes its class the rarest, so this, and not the majority's share, is what a useless model equals.
+    `fold_S` and `pipelines`: which of the fitted pipelines, in the order of the distinct folds, missed the row.
     """
 
     outputs_ST: Tensor
     comparable_S: Tensor
     majority_S: Tensor
-    n_folds: int
+    fold_S: Tensor
+    pipelines: tuple[Pipeline, ...]
+
+    @property
+    def n_folds(self) -> int:
+        return len(self.pipelines)
 
 
 def held_out(
@@ -36,17 +44,36 @@ def held_out(
     n_outputs = max(len(support.classes), 1)
     outputs_ST = torch.zeros(len(support), n_outputs, dtype=torch.float64)
     comparable_S, majority_S = torch.zeros(2, len(support), dtype=torch.bool)
-    folds = fold_S.unique().tolist()
+    folds, pipelines = fold_S.unique().tolist(), []
     for done, fold in enumerate(folds):
         held = (fold_S == fold).nonzero()[:, 0]
         kept = (fold_S != fold).nonzero()[:, 0]
         train = support.select(kept)
-        outputs_ST[held] = candidate.fit(train).pipeline.outputs(support.inputs.select(held))
+        pipelines.append(candidate.fit(train).pipeline)
+        outputs_ST[held] = pipelines[-1].outputs(support.inputs.select(held))
         comparable_S[held] = _kept_class(train, support.labels_N[held]) if support.classes else True
         if support.classes:
             majority_S[held] = support.labels_N[held] == torch.bincount(train.labels_N).argmax()
         progress((done + 1) / len(folds))
-    return HeldOut(outputs_ST=outputs_ST, comparable_S=comparable_S, majority_S=majority_S, n_folds=len(folds))
+    return HeldOut(
+        outputs_ST=outputs_ST,
+        comparable_S=comparable_S,
+        majority_S=majority_S,
+        fold_S=fold_S,
+        pipelines=tuple(pipelines),
+    )
+
+
+def held_out_heads(fitted: FittedCandidate, answers: HeldOut, support: LabelledSet) -> HeldOutHeads | None:
+    """Of a regression: in closed form where there is one, else the folds' where all of them read one feature space."""
+    if support.classes:
+        return None
+    if fitted.held_out_heads is not None:
+        return fitted.held_out_heads.stored()
+    if any(not pipeline.reads_like(fitted.pipeline) for pipeline in answers.pipelines):
+        return None
+    errors_S = answers.outputs_ST[:, 0] - support.labels_N.double()
+    return cross_validated([pipeline.head for pipeline in answers.pipelines], answers.fold_S, errors_S).stored()
 
 
 def _kept_class(train: LabelledSet, labels_H: Tensor) -> Tensor:

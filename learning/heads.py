@@ -130,6 +130,36 @@ def fit_ridge(
     return RidgeFit(head=head, held_out_ST=targets_ST - held_out_residual_ST)
 
 
+def leave_one_out_heads(
+    features_SF: Tensor,
+    targets_ST: Tensor,
+    fit: RidgeFit,
+    *,
+    regularisation: float,
+    weights_S: Tensor | None = None,
+) -> Tensor:
+    """(S, T, F + 1): the head of `fit_ridge` without each row, the bias as last column; `fit` is of all rows.
+
+    Leaving row i out moves the weights by -w_i e_i A^-1 f_i, where e_i is its held-out residual and A the penalised
+    weighted Gram matrix (Sherman & Morrison 1950). S (F + 1) T numbers: meant for the few outputs of a regression.
+    """
+    rows_SF = with_bias(features_SF.double())
+    n_rows, width = rows_SF.shape
+    weights = torch.ones(n_rows, dtype=torch.float64) if weights_S is None else weights_S.double()
+    penalty_F = _penalty(width - 1, torch.tensor(regularisation, dtype=torch.float64))
+    if n_rows <= width:
+        root_S = weights.clamp_min(1e-12).sqrt()
+        scaled_SF = root_S[:, None] * rows_SF
+        kernel_SS = torch.eye(n_rows, dtype=torch.float64) + (scaled_SF / penalty_F) @ scaled_SF.T
+        directions_SF = torch.cholesky_solve(scaled_SF, torch.linalg.cholesky(kernel_SS)) / penalty_F / root_S[:, None]
+    else:
+        gram_FF = rows_SF.T @ (weights[:, None] * rows_SF) + torch.diag(penalty_F)
+        directions_SF = torch.cholesky_solve(rows_SF.T, torch.linalg.cholesky(gram_FF)).T
+    moved_ST = weights[:, None] * (targets_ST.double() - fit.held_out_ST)
+    head_TF = torch.cat([fit.head.weight_TF, fit.head.bias_T[:, None]], dim=1)
+    return head_TF - moved_ST[:, :, None] * directions_SF[:, None, :]
+
+
 def ridge_path(
     features_SF: Tensor, targets_ST: Tensor, weights_S: Tensor, regularisations: Sequence[float]
 ) -> Iterator[tuple[float, RidgeFit]]:

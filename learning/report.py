@@ -106,7 +106,7 @@ def _calibration(scored: Scored, support: LabelledSet, learner: BaseLearner) -> 
     labels_S = support.labels_N[rows_S]
     outputs_ST = scored.held_out.outputs_ST[rows_S]
     if not support.classes:
-        inside_S = (outputs_ST[:, 0] - labels_S.double()).abs() <= learner.interval_half_width
+        inside_S = (outputs_ST[:, 0] - labels_S.double()).abs() <= learner.interval_half_width + 1e-9
         half = learner.interval_half_width
         return {
             "coverage": float(inside_S.double().mean()),
