@@ -69,6 +69,9 @@ def adapt(
 ) -> Adaptation:
     """Adapts to `target`, transferring from `sources` and `meta_learner` as `strategy` says.
 
+    `featuriser` reads what the rootstock makes of the target. A meta-learner with a graft reads sources and target
+    under that graft, so their features must hold it (`Features.grafted`).
+
     The same arguments give the same bytes on one CPU.
 
     Raises:
@@ -99,6 +102,8 @@ def adapt(
         fitted, scored[chosen], support, order_S, options.coverage,
         modality=modality, strategy=chosen, encoder=encoder, encoder_revision=encoder_revision, columns=columns,
     )  # fmt: skip
+    if meta_learner is not None and fitted.pipeline.featuriser.graft:
+        learner = replace(learner, graft=meta_learner.graft)
     warnings = report.usefulness_warnings(scored[chosen].held_out, scored[chosen].useful_S, support)
     _refuse_useless(learner, warnings)
     progress(1.0, "fitted")

@@ -17,6 +17,7 @@ from learning.base_learner import BaseLearner, Pipeline
 from learning.calibration import Familiarity
 from learning.errors import InvalidArtifact
 from learning.featurisers import dump_featuriser, load_featuriser
+from learning.grafts import Graft
 from learning.heads import LinearHead
 from learning.intervals import HeldOutHeads
 from learning.meta import MetaLearner
@@ -68,6 +69,15 @@ def _read(data: bytes, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
+def _graft_tensors(graft: Graft | None) -> dict[str, Tensor]:
+    return {} if graft is None else {name: offset.half() for name, offset in graft.offsets.items()}
+
+
+def _graft(tensors: Mapping[str, Tensor]) -> Graft | None:
+    offsets = {name: offset.float() for name, offset in _group(tensors, "graft").items()}
+    return Graft(offsets=offsets) if offsets else None
+
+
 def dump_learner(learner: BaseLearner) -> bytes:
     """The base learner as bytes; equal learners give equal bytes."""
     pipeline, featuriser = learner.pipeline, dump_featuriser(learner.pipeline.featuriser)
@@ -94,8 +104,13 @@ def dump_learner(learner: BaseLearner) -> bytes:
         "support_labels": learner.support_labels,
     }
     groups = {
-        "head": head, "embedding": embedding, "featuriser": featuriser[0], "support": reference, "held_out": held_out
-    }  # fmt: skip
+        "head": head,
+        "embedding": embedding,
+        "featuriser": featuriser[0],
+        "support": reference,
+        "held_out": held_out,
+        "graft": _graft_tensors(learner.graft),
+    }
     return _dump("base_learner", groups, header)
 
 
@@ -137,6 +152,7 @@ def _learner(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> BaseLe
         ),
         support_rows=tuple(header["support_rows"]),
         support_labels=tuple(header["support_labels"]),
+        graft=_graft(tensors),
     )
 
 
@@ -154,7 +170,8 @@ def dump_meta_learner(meta_learner: MetaLearner) -> bytes:
         "card": meta_learner.card,
     }
     parameters = meta_learner.parameters.to(torch.float32).tensors()
-    return _dump("meta_learner", {"parameters": parameters, "featuriser": featuriser[0]}, header)
+    groups = {"parameters": parameters, "featuriser": featuriser[0], "graft": _graft_tensors(meta_learner.graft)}
+    return _dump("meta_learner", groups, header)
 
 
 def load_meta_learner(data: bytes) -> MetaLearner:
@@ -171,6 +188,7 @@ def load_meta_learner(data: bytes) -> MetaLearner:
             featuriser=load_featuriser(_group(tensors, "featuriser"), header["featuriser"]),
             parameters=TransferParameters.from_tensors(_group(tensors, "parameters")),
             card=header["card"],
+            graft=_graft(tensors),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidArtifact("the artifact lacks a part of a meta-learner") from error

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from learning.calibration import Familiarity, prediction_sets
 from learning.config import Similarity
+from learning.grafts import Graft
 from learning.heads import LinearHead
 from learning.intervals import HeldOutHeads
 from learning.parameters import TransferParameters, embed
@@ -72,7 +73,8 @@ class BaseLearner:
 
     `temperature` and `set_threshold` serve classification; `held_out_heads` regression, and where there are none one
     `interval_half_width` (infinite where the support is too small to promise the coverage). `support_rows` are the rows
-    of the target dataset behind `familiarity.reference_NF`, `support_labels` their labels.
+    of the target dataset behind `familiarity.reference_NF`, `support_labels` their labels. `graft` is what the encoder
+    has to wear; None: nothing.
     """
 
     modality: Modality
@@ -91,6 +93,7 @@ class BaseLearner:
     familiarity: Familiarity
     support_rows: tuple[int, ...]
     support_labels: tuple[str, ...] | tuple[float, ...]
+    graft: Graft | None = None
 
     def predict(self, inputs: Inputs) -> Answers:
         """Answers for every row; a row's answer does not depend on the others."""

@@ -104,6 +104,27 @@ class EpisodeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GraftOptions:
+    """Stage A: move the scales and shifts of the encoder's normalisation layers so that its features fit the sources.
+
+    Texts and images only. The graft is dropped where it does not lower the loss of the held-out source.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _FORBID_UNKNOWN
+
+    steps: Annotated[int, Interval(ge=0, le=100_000)] = 200
+    """Gradient steps; 0: no graft, the encoder stays as it is."""
+    time_budget_s: Annotated[float, Interval(gt=0, le=86_400)] = 600.0
+    """Training ends after this many seconds even if steps remain; then equal seeds no longer give equal bytes."""
+    batch_rows: Annotated[int, Interval(ge=4, le=1024)] = 32
+    lr: Annotated[float, Gt(0), Le(1)] = 5e-3
+    max_tokens: Annotated[int, Interval(ge=8, le=512)] = 128
+    """Longer texts are cut while training; encoding reads them as ever."""
+    held_out_rows: Annotated[int, Interval(ge=8, le=10_000)] = 200
+    """Rows of the held-out source behind each look at its loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetaTrainOptions:
     """Learn, over the sources, how to transfer."""
 
@@ -121,6 +142,7 @@ class MetaTrainOptions:
     max_rows_per_source: Annotated[int, Ge(8), Le(1_000_000)] = 5000
     """Larger sources are subsampled, class by class."""
     episode: EpisodeOptions = field(default_factory=EpisodeOptions)
+    graft: GraftOptions = field(default_factory=GraftOptions)
 
 
 STRATEGIES: dict[str, type[StrategyOptions]] = {

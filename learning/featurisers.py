@@ -14,37 +14,45 @@ from learning.types import Features, Featuriser, FittedFeaturiser, Inputs, Modal
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
 
-def _matrix(inputs: Inputs) -> Tensor:
+def _matrix(inputs: Inputs, graft: str) -> Tensor:
     if not isinstance(inputs, Features):
         raise InvalidData(f"expected encoded features, got {type(inputs).__name__}")
-    return inputs.matrix_NF
+    return inputs.under(graft)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedCentring:
     """(f - mean) * scale, then the leading principal directions where some were kept.
 
-    `mean_F` and `directions_KF` (orthonormal rows, K = 0: keep all) are float32.
+    `mean_F` and `directions_KF` (orthonormal rows, K = 0: keep all) are float32. `graft` is the digest of the graft
+    whose features are read, "" for the rootstock's own.
     """
 
     mean_F: Tensor
     directions_KF: Tensor
     scale: float
+    graft: str = ""
 
     @property
     def width(self) -> int:
         return len(self.directions_KF) or self.mean_F.shape[0]
 
     def transform(self, inputs: Inputs) -> Tensor:
-        centred_NF = (_matrix(inputs) - self.mean_F) * self.scale
+        centred_NF = (_matrix(inputs, self.graft) - self.mean_F) * self.scale
         return centred_NF @ self.directions_KF.T if len(self.directions_KF) else centred_NF
 
     def state(self) -> State:
-        return {"mean_F": self.mean_F, "directions_KF": self.directions_KF}, {"scale": self.scale}
+        tensors = {"mean_F": self.mean_F, "directions_KF": self.directions_KF}
+        return tensors, {"scale": self.scale, "graft": self.graft}
 
     @classmethod
     def from_state(cls, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> "FittedCentring":
-        return cls(mean_F=tensors["mean_F"], directions_KF=tensors["directions_KF"], scale=float(header["scale"]))
+        return cls(
+            mean_F=tensors["mean_F"],
+            directions_KF=tensors["directions_KF"],
+            scale=float(header["scale"]),
+            graft=str(header["graft"]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +64,11 @@ class Centring:
     """
 
     max_width: int = 384
+    graft: str = ""
 
     def fit(self, parts: Sequence[Inputs]) -> FittedCentring:
         """The mean, scale and directions of all rows of `parts`. A single row keeps scale 1."""
-        rows_NF = torch.cat([_matrix(part) for part in parts]).double()
+        rows_NF = torch.cat([_matrix(part, self.graft) for part in parts]).double()
         mean_F = rows_NF.mean(0)
         rows_NF = rows_NF - mean_F
         spread = rows_NF.square().sum(1).mean().sqrt().item()
@@ -71,6 +80,7 @@ class Centring:
             mean_F=mean_F.float(),
             directions_KF=directions_KF.float().contiguous(),
             scale=1.0 / spread if spread > 1e-6 else 1.0,
+            graft=self.graft,
         )
 
 
@@ -80,9 +90,9 @@ _FITTED: dict[str, type[FittedCentring] | type[FittedQuantileFeaturiser]] = {
 }
 
 
-def featuriser_for(modality: Modality) -> Featuriser:
-    """The featuriser that stands between the inputs of `modality` and the heads."""
-    return QuantileFeaturiser() if modality == "tabular" else Centring()
+def featuriser_for(modality: Modality, graft: str = "") -> Featuriser:
+    """The featuriser that stands between the inputs of `modality`, encoded under `graft`, and the heads."""
+    return QuantileFeaturiser() if modality == "tabular" else Centring(graft=graft)
 
 
 def dump_featuriser(fitted: FittedFeaturiser) -> State:

@@ -18,12 +18,13 @@ from learning.card import make_card
 from learning.config import MetaTrainOptions, Similarity
 from learning.episodes import EpisodeBatch
 from learning.errors import InvalidData
+from learning.grafts import Graft
 from learning.initialisation import init_outputs
 from learning.metric import metric_outputs
 from learning.parameters import TransferParameters, default_parameters
 from learning.projection import cross_fitted, initial_projection
 from learning.sources import SourceBank, build_bank
-from learning.splits import Split, split_sources
+from learning.splits import HeldOutPart, Split, split_after_graft, split_sources
 from learning.types import Domain, Featuriser, FittedFeaturiser, Modality, Progress, Task
 
 #: Inner steps unrolled in meta-training; adaptation may take more, with the same learned step.
@@ -37,7 +38,10 @@ VALIDATION_BATCHES = 6
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MetaLearner:
-    """What adaptation needs: the feature space, the learned parameters, and what they are worth (`card`)."""
+    """What adaptation needs: the feature space, the learned parameters, and what they are worth (`card`).
+
+    `featuriser` reads features under `graft`; None: the rootstock's own.
+    """
 
     modality: Modality
     task: Task
@@ -48,6 +52,16 @@ class MetaLearner:
     featuriser: FittedFeaturiser
     parameters: TransferParameters
     card: dict[str, Any]
+    graft: Graft | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HonestSources:
+    """The sources as a new domain will be seen: under a graft that never saw `held_out` (see `learning.grafting`)."""
+
+    domains: Sequence[Domain]
+    featuriser: Featuriser
+    held_out: HeldOutPart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +157,13 @@ def meta_train(
     options: MetaTrainOptions,
     seed: int,
     progress: Progress,
+    graft: Graft | None = None,
+    honest: HonestSources | None = None,
 ) -> MetaLearner:
     """Trains a meta-learner over `sources`. The same seed gives the same bytes on one CPU.
+
+    With a `graft` the sources are encoded under it and `featuriser` reads that; how to transfer is then learned on
+    `honest`, and the final space is fitted on `sources`.
 
     Raises `InvalidData` where no episode can be drawn (no two classes with two examples), `IncompatibleDomain` where
     the sources mix tasks.
@@ -152,11 +171,14 @@ def meta_train(
     if not sources:
         raise InvalidData("meta-training needs at least one source", hint="name datasets in `sources`")
     generator = torch.Generator().manual_seed(seed)
-    fitted = featuriser.fit([domain.data.inputs for domain in sources])
     progress(0.0, "preparing sources")
-    bank = build_bank(sources, fitted, max_rows=options.max_rows_per_source, generator=generator)
-    split = split_sources(bank, options.episode, generator)
-    parameters, steps = _train(bank, split, options, generator, progress)
+    bank, fitted = _bank(sources, featuriser, options, generator)
+    if honest is None:
+        seen, split = bank, split_sources(bank, options.episode, generator)
+    else:
+        seen, _ = _bank(honest.domains, honest.featuriser, options, generator)
+        split = split_after_graft(seen, honest.held_out, options.episode, generator)
+    parameters, steps = _train(seen, split, options, generator, progress)
     card = make_card(
         parameters,
         split.held_out,
@@ -175,7 +197,16 @@ def meta_train(
         featuriser=fitted,
         parameters=_with_every_source(parameters, bank, options.projection_width),
         card=card | _training_summary(sources, steps),
+        graft=graft,
     )
+
+
+def _bank(
+    sources: Sequence[Domain], featuriser: Featuriser, options: MetaTrainOptions, generator: torch.Generator
+) -> tuple[SourceBank, FittedFeaturiser]:
+    """The sources in a feature space that was fitted on all of them."""
+    fitted = featuriser.fit([domain.data.inputs for domain in sources])
+    return build_bank(sources, fitted, max_rows=options.max_rows_per_source, generator=generator), fitted
 
 
 def _train(

@@ -9,6 +9,7 @@ from learning.config import EpisodeOptions
 from learning.episodes import EpisodeSampler
 from learning.sources import SourceBank
 
+HALF = 0.5
 #: Of this many classes a third can be held out, and half of the rest kept for the metric.
 MANY_CLASSES = 9
 
@@ -21,6 +22,52 @@ class Split:
     held_out: EpisodeSampler
     metric_rows_N: Tensor
     description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutPart:
+    """What stage A kept from the graft: a domain by name, or some classes of a lone domain."""
+
+    domain: str | None
+    classes: tuple[str, ...]
+
+    @property
+    def description(self) -> str:
+        return f"domain {self.domain}" if self.domain is not None else f"{len(self.classes)} classes"
+
+    def rows(self, bank: SourceBank) -> Tensor:
+        """(N,) bool: the bank's rows that belong to it."""
+        if self.domain is not None:
+            return bank.domain_N == bank.names.index(self.domain)
+        return torch.tensor([name in self.classes for name in bank.classes])[bank.labels_N]
+
+
+def split_after_graft(
+    bank: SourceBank, part: HeldOutPart, options: EpisodeOptions, generator: torch.Generator
+) -> Split:
+    """Episodes play in the held-out part only, the one whose features no label has shaped: half trains, half judges.
+
+    Half of its rows; of a lone domain half of its held-out classes.
+    """
+    held_N = part.rows(bank)
+    chosen_N = torch.rand(len(held_N), generator=generator) < HALF
+    if part.domain is None:
+        half_C = torch.rand(len(bank.classes), generator=generator).argsort()
+        held_C = torch.tensor([name in part.classes for name in bank.classes])
+        order = half_C[held_C[half_C]]
+        first_C = torch.zeros(len(bank.classes), dtype=torch.bool)
+        first_C[order[: (len(order) + 1) // 2]] = True
+        chosen_N = first_C[bank.labels_N]
+    targets = tuple(bank.domain_N[held_N].unique().tolist())
+    helpers = tuple(d for d in range(len(bank.names)) if d not in targets) or targets
+    train = EpisodeSampler(bank=bank, targets=targets, helpers=helpers, pool_N=held_N & chosen_N, options=options)
+    split = Split(
+        train=train,
+        held_out=replace(train, pool_N=held_N & ~chosen_N),
+        metric_rows_N=~held_N,
+        description=part.description,
+    )
+    return split if split.train.is_possible and split.held_out.is_possible else _without_holding_out(split)
 
 
 def split_sources(bank: SourceBank, options: EpisodeOptions, generator: torch.Generator) -> Split:

@@ -6,7 +6,7 @@ Letters in shape suffixes, everywhere in `learning`:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self
 
 import numpy as np
@@ -39,15 +39,34 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Features:
-    """Rows already encoded by a frozen rootstock: `matrix_NF` float32."""
+    """Rows already encoded: `matrix_NF` float32 by the rootstock, `grafted` by grafts of it, under their digests."""
 
     matrix_NF: Tensor
+    grafted: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def only(cls, matrix_NF: Tensor, graft: str) -> "Features":
+        """Rows that were encoded under one graft ("": the rootstock) and are read under no other."""
+        return cls(matrix_NF=matrix_NF, grafted={graft: matrix_NF} if graft else {})
 
     def __len__(self) -> int:
         return self.matrix_NF.shape[0]
 
+    def under(self, graft: str) -> Tensor:
+        """(N, F) the rows under the graft of that digest; of the rootstock for "".
+
+        Raises:
+            InvalidData: these rows were not encoded under it.
+        """
+        if not graft:
+            return self.matrix_NF
+        if graft not in self.grafted:
+            raise InvalidData(f"the inputs were not encoded under graft {graft}", hint="encode them under it as well")
+        return self.grafted[graft]
+
     def select(self, index_N: Tensor) -> "Features":
-        return Features(matrix_NF=self.matrix_NF[index_N])
+        grafted = {graft: matrix_NF[index_N] for graft, matrix_NF in self.grafted.items()}
+        return Features(matrix_NF=self.matrix_NF[index_N], grafted=grafted)
 
     def keys(self) -> list[bytes]:
         return [row.tobytes() for row in self.matrix_NF.numpy()]
@@ -138,6 +157,11 @@ class FittedFeaturiser(Protocol):
 
     @property
     def width(self) -> int: ...
+
+    @property
+    def graft(self) -> str:
+        """Digest of the graft whose features it reads; "": the rootstock's, or a table's."""
+        ...
 
     def transform(self, inputs: Inputs) -> Tensor:
         """(N, F) float32."""

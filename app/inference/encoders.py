@@ -1,15 +1,20 @@
 """The encoders of one process: loaded once, used by one thread at a time each."""
 
 import threading
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from contextlib import AbstractContextManager
+from typing import cast
 
 import structlog
 import torch
 
 from app.settings import Settings
 from learning.encoders.registry import Encoder, default_encoder, encoder_info, list_encoders, load_encoder
-from learning.errors import InvalidOptions, LearningError
+from learning.errors import IncompatibleDomain, InvalidOptions, LearningError
+from learning.grafts import Graft, Graftable, is_graftable
+
+#: Encoders under a graft that are kept: each is a copy of the normalisation layers, of an image encoder of all of it.
+MAX_GRAFTED = 8
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +27,8 @@ class Encoders:
         self._extra = {name.strip() for name in settings.extra_encoders.split(",")}
         self._loaded: dict[str, Encoder] = {}
         self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._grafted: OrderedDict[tuple[str, str], Encoder] = OrderedDict()
+        self._grafting = threading.Lock()
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def check(self, name: str, modality: str) -> None:
@@ -48,6 +55,29 @@ class Encoders:
                     self._loaded[name] = load_encoder(name, device=self.device)
                     log.info("encoder_loaded", encoder=name, device=self.device)
         return self._loaded[name]
+
+    def grafted(self, name: str, graft: Graft | None) -> Encoder:
+        """The encoder under `graft` (None: as it is). The latest few are kept.
+
+        Raises:
+            InvalidOptions: it is unknown or cannot be loaded.
+            IncompatibleDomain: the graft belongs to another encoder.
+        """
+        encoder = self.get(name)
+        if graft is None:
+            return encoder
+        key = (name, graft.digest)
+        with self._grafting:
+            if key not in self._grafted:
+                if not is_graftable(encoder):
+                    raise IncompatibleDomain(
+                        f"encoder '{name}' takes no graft", hint="meta-train again on this encoder"
+                    )
+                self._grafted[key] = cast("Graftable", encoder).grafted(graft)
+            self._grafted.move_to_end(key)
+            while len(self._grafted) > MAX_GRAFTED:
+                self._grafted.popitem(last=False)
+            return self._grafted[key]
 
     def turn(self, name: str) -> AbstractContextManager[bool]:
         """Held while encoding: threads that encode at once only slow each other down."""

@@ -20,6 +20,7 @@ from learning.base_learner import BaseLearner
 from learning.encoders.columns import Kind, table_from_columns
 from learning.encoders.registry import Encoder
 from learning.errors import IncompatibleDomain, InvalidData
+from learning.grafts import Graft
 from learning.types import Features, Inputs
 
 log = structlog.get_logger(__name__)
@@ -52,8 +53,17 @@ class InferenceEngine:
         if self.settings.warm_up:
             threading.Thread(target=self.encoders.load_defaults, name="warm-up", daemon=True).start()
 
-    def to_inputs(self, examples: Examples, encoder_name: str, progress: EncodeProgress = _ignore) -> Inputs:
-        """The examples as the learning core takes them: features of the encoder, or a table.
+    def to_inputs(
+        self,
+        examples: Examples,
+        encoder_name: str,
+        progress: EncodeProgress = _ignore,
+        *,
+        grafts: Sequence[Graft | None] = (None,),
+    ) -> Inputs:
+        """The examples as the learning core takes them: a table, or features under each of `grafts`.
+
+        The graft None is the rootstock.
 
         Raises:
             InvalidOptions: the encoder is unknown, not allowed or not of this modality.
@@ -61,8 +71,17 @@ class InferenceEngine:
         self.encoders.check(encoder_name, examples.modality)
         if isinstance(examples.inputs, dict):
             return table_from_columns(examples.inputs, cast("dict[str, Kind]", examples.column_kinds))
-        encoder = self.encoders.get(encoder_name)
-        return self._features(encoder, examples.inputs, examples.keys, progress)
+        views: dict[str, torch.Tensor] = {}
+        for place, graft in enumerate(grafts):
+
+            def report(done: int, total: int, place: int = place) -> None:
+                progress(place * total + done, len(grafts) * total)
+
+            encoder = self.encoders.grafted(encoder_name, graft)
+            matrix_NF = self._features(encoder, examples.inputs, examples.keys, report)
+            views["" if graft is None else graft.digest] = matrix_NF
+        first = next(iter(views.values()))
+        return Features(matrix_NF=views.pop("", first), grafted=views)
 
     def predict(
         self, artifact: str, inputs: Sequence[Any], *, top_k: int = 5, explain: bool = False
@@ -112,12 +131,12 @@ class InferenceEngine:
                 hint="choose a dataset of the model's modality",
             )
         if examples.modality != "tabular":
-            self._check_revision(learner, self.encoders.get(learner.encoder))
+            self._check_revision(learner)
 
             def encoding(done: int, total: int) -> None:
                 progress(round(ENCODING_SHARE * len(examples) * done / total), len(examples))
 
-            self.to_inputs(examples, learner.encoder, encoding)
+            self.to_inputs(examples, learner.encoder, encoding, grafts=[learner.graft])
         answers: list[Prediction] = []
         for batch in _batches(examples):
             answers += self.predict(artifact, batch, top_k=top_k)
@@ -128,10 +147,11 @@ class InferenceEngine:
     def _to_inputs_of(self, learner: BaseLearner, values: list[Any]) -> Inputs:
         if learner.modality == "tabular":
             return _table(values, learner)
-        encoder = self.encoders.get(learner.encoder)
-        self._check_revision(learner, encoder)
+        self._check_revision(learner)
+        encoder = self.encoders.grafted(learner.encoder, learner.graft)
         keys = [content_key(value) for value in values]
-        return self._features(encoder, values, keys, _ignore, keep=False)
+        matrix_NF = self._features(encoder, values, keys, _ignore, keep=False)
+        return Features.only(matrix_NF, "" if learner.graft is None else learner.graft.digest)
 
     def _features(
         self,
@@ -141,7 +161,7 @@ class InferenceEngine:
         progress: EncodeProgress,
         *,
         keep: bool = True,
-    ) -> Features:
+    ) -> torch.Tensor:
         def encode(rows: list[int], report: Callable[[int], None]) -> Matrix:
             with self.encoders.turn(encoder.name):
                 matrix: Matrix = encoder.encode([values[row] for row in rows], progress=report).numpy()
@@ -149,10 +169,10 @@ class InferenceEngine:
 
         space = self.features.space(encoder.name, encoder.revision)
         matrix_NF = self.features.get_or_encode(space, keys, encode, progress, keep=keep)
-        return Features(matrix_NF=torch.from_numpy(matrix_NF))
+        return torch.from_numpy(matrix_NF)
 
-    @staticmethod
-    def _check_revision(learner: BaseLearner, encoder: Encoder) -> None:
+    def _check_revision(self, learner: BaseLearner) -> None:
+        encoder = self.encoders.get(learner.encoder)
         if learner.encoder_revision != encoder.revision:
             raise IncompatibleDomain(
                 f"the model was fitted on revision {learner.encoder_revision} of {encoder.name}, "

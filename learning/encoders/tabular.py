@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -73,6 +73,7 @@ class FittedQuantileFeaturiser:
     alignment: list[str]
     fourier_weight_FR: Tensor
     fourier_phase_R: Tensor
+    graft: ClassVar[str] = ""
 
     @property
     def width(self) -> int:

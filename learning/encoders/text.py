@@ -3,8 +3,8 @@
 Letters in shape suffixes besides those of `learning.types`: B batch, L tokens of the longest text in the batch.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from learning.encoders.registry import file_revision
 from learning.errors import InvalidData, InvalidOptions
+from learning.grafts import Graft, check_fits, graft_points, with_graft
 from learning.types import Modality
 
 _PREPROCESSING = "masked mean, version 1"
@@ -23,7 +25,7 @@ MAX_LENGTH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoder:
-    """A frozen transformer; implements `learning.encoders.registry.Encoder`.
+    """A frozen transformer; implements `learning.grafts.Graftable`.
 
     `module` maps `input_ids` and `attention_mask` to an output with `last_hidden_state`. `tokenizer` is a
     `tokenizers.Tokenizer` that already truncates and does not pad: as nothing changes it per call, threads share it.
@@ -62,9 +64,37 @@ class TextEncoder:
 
     def pool(self, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """(B, width) mean of the states of the unmasked tokens, not yet of unit length; differentiable."""
-        states_BLF: Tensor = self.module(input_ids=tokens_BL, attention_mask=mask_BL).last_hidden_state
+        return self._pool(tokens_BL, mask_BL, {})
+
+    def _pool(self, tokens_BL: Tensor, mask_BL: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        inputs = {"input_ids": tokens_BL, "attention_mask": mask_BL}
+        states_BLF: Tensor = functional_call(self.module, dict(values), (), inputs).last_hidden_state
         weight_BL1 = mask_BL.unsqueeze(-1).to(states_BLF.dtype)
         return (states_BLF * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1).clamp(min=1.0)
+
+    def graft_points(self) -> dict[str, Tensor]:
+        return graft_points(self.module)
+
+    def prepare(self, inputs: Sequence[str], *, limit: int | None = None) -> list[list[int]]:
+        """Tokens of each text; see `Graftable.prepare`."""
+        tokens = self.tokenise(inputs)
+        if limit is None:
+            return tokens
+        # The last token closes the text: a cut text keeps it.
+        return [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in tokens]
+
+    def size_of(self, prepared: list[int]) -> int:
+        return len(prepared)
+
+    def differentiate(self, prepared: Sequence[list[int]], values: Mapping[str, Tensor]) -> Tensor:
+        """(B, width) unit rows; see `Graftable.differentiate`."""
+        return nn.functional.normalize(self._pool(*self.pad(prepared), values).float(), dim=1)
+
+    def grafted(self, graft: Graft) -> "TextEncoder":
+        check_fits(graft, self.graft_points(), self.name)
+        return replace(
+            self, module=with_graft(self.module, graft), fingerprint=lambda: f"{self.revision}-{graft.digest}"
+        )
 
     def encode(
         self, inputs: Sequence[str], *, batch_size: int = 32, progress: Callable[[int], None] | None = None

@@ -1,0 +1,136 @@
+"""Stage A from end to end: hold a part of the sources out, train the graft, decide whether it is worth keeping.
+
+What follows (stage B: the metric, the generator, the card) must see sources as it will see a new target: under a graft
+that never saw its rows. So the graft is trained in two goes. The first leaves the held-out part alone and gives the
+`honest` graft; the second goes on over all sources and gives the graft that is kept.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from learning.config import GraftOptions
+from learning.encoders.registry import Encoder
+from learning.graft_batches import RawDomain, RawRows
+from learning.graft_training import GraftTrainer, Look
+from learning.grafts import Graft, Graftable, is_graftable
+from learning.sources import stratified_subsample
+from learning.splits import HeldOutPart
+
+#: Share of the steps and of the time budget that the second go takes.
+SECOND_GO = 0.35
+#: Fewer classes than this in a lone source: rows are held out instead of classes.
+FEWEST_CLASSES = 6
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grafting:
+    """`graft` is None where the rootstock did as well; `report` (JSON-able) goes into the card."""
+
+    graft: Graft | None
+    honest: Graft | None
+    held_out: HeldOutPart | None
+    report: dict[str, Any]
+
+
+def no_grafting(reason: str) -> Grafting:
+    return Grafting(graft=None, honest=None, held_out=None, report={"kept": False, "reason": reason})
+
+
+def train_graft(
+    encoder: Encoder,
+    sources: Sequence[RawDomain],
+    options: GraftOptions,
+    generator: torch.Generator,
+    progress: Callable[[float], None],
+) -> Grafting:
+    """The graft of a family of domains. `progress` gets the fraction done and may raise `Cancelled`.
+
+    Sources that no episode can be drawn from, or an encoder without normalisation layers, give none, with the reason.
+
+    Raises:
+        InvalidData: an input cannot be read.
+    """
+    if options.steps == 0:
+        return no_grafting("not asked for")
+    if not is_graftable(encoder):
+        return no_grafting(f"{encoder.name} has no normalisation layers that can be moved")
+    graftable = cast("Graftable", encoder)
+    rows, n_vectors = _prepared(graftable, sources, options)
+    part = _choose_part(sources, rows, generator)
+    if part is None:
+        return no_grafting("no part of the sources can be held out")
+    kept, held = _apart(sources, rows, part)
+    if not any(len(domain.by_vector) > 1 for domain in kept):
+        return no_grafting("too few examples besides those held out")
+    trainer = GraftTrainer(graftable, n_vectors, options, generator)
+    trainer.place_vectors(kept)
+    sample_N = stratified_subsample(held.vector_N, options.held_out_rows, generator)
+    honest, looks = trainer.train(
+        kept, held.select(sample_N), steps=options.steps, budget_s=(1 - SECOND_GO) * options.time_budget_s,
+        progress=lambda done: progress((1 - SECOND_GO) * done),
+    )  # fmt: skip
+    best = min(looks, key=lambda look: look.held_out)
+    report = _report(looks, best, part, honest)
+    if best.step == 0:
+        return Grafting(graft=None, honest=None, held_out=None, report=report | {"kept": False})
+    final, _ = trainer.train(
+        rows, None, steps=round(SECOND_GO * best.step), budget_s=SECOND_GO * options.time_budget_s,
+        progress=lambda done: progress(1 - SECOND_GO + SECOND_GO * done),
+    )  # fmt: skip
+    return Grafting(graft=final, honest=honest, held_out=part, report=report | {"kept": True})
+
+
+def _prepared(encoder: Graftable, sources: Sequence[RawDomain], options: GraftOptions) -> tuple[list[RawRows], int]:
+    """Every source's rows, with classes numbered by name over all sources."""
+    names = sorted({name for source in sources for name in source.classes})
+    number = {name: i for i, name in enumerate(names)}
+    rows = []
+    for source in sources:
+        prepared = encoder.prepare(source.inputs, limit=options.max_tokens)
+        vector_of_C = torch.tensor([number[name] for name in source.classes])
+        size_N = torch.tensor([encoder.size_of(item) for item in prepared])
+        rows.append(RawRows(prepared=prepared, size_N=size_N, vector_N=vector_of_C[source.labels_N]))
+    return rows, len(names)
+
+
+def _choose_part(
+    sources: Sequence[RawDomain], rows: Sequence[RawRows], generator: torch.Generator
+) -> HeldOutPart | None:
+    """A domain of several; of one, a third of its classes. None where neither can be."""
+    playable = [d for d, domain in enumerate(rows) if len(domain.by_vector) > 1]
+    if len(sources) > 1:
+        if len(playable) < 2:
+            return None
+        chosen = playable[int(torch.randint(len(playable), (), generator=generator))]
+        return HeldOutPart(domain=sources[chosen].name, classes=())
+    classes = sources[0].classes
+    if len(classes) < FEWEST_CLASSES:
+        return None
+    order = torch.randperm(len(classes), generator=generator)[: len(classes) // 3].tolist()
+    return HeldOutPart(domain=None, classes=tuple(sorted(classes[c] for c in order)))
+
+
+def _apart(sources: Sequence[RawDomain], rows: Sequence[RawRows], part: HeldOutPart) -> tuple[list[RawRows], RawRows]:
+    """The rows to train on, domain by domain, and those held out."""
+    if part.domain is not None:
+        names = [source.name for source in sources]
+        held = rows[names.index(part.domain)]
+        return [domain for domain, name in zip(rows, names, strict=True) if name != part.domain], held
+    held_C = torch.tensor([name in part.classes for name in sources[0].classes])
+    held_N: Tensor = held_C[sources[0].labels_N]
+    return [rows[0].select((~held_N).nonzero()[:, 0])], rows[0].select(held_N.nonzero()[:, 0])
+
+
+def _report(looks: Sequence[Look], best: Look, part: HeldOutPart, graft: Graft) -> dict[str, Any]:
+    return {
+        "held_out": part.description,
+        "steps": best.step,
+        "held_out_loss": {"rootstock": looks[0].held_out, "graft": best.held_out},
+        "numbers": graft.n_numbers,
+        "seconds": looks[-1].seconds,
+        "looks": [{"step": look.step, "loss": look.loss, "held_out_loss": look.held_out} for look in looks],
+    }
