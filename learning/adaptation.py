@@ -26,6 +26,7 @@ from learning.intervals import interpolated_quantile
 from learning.meta import MetaLearner
 from learning.parameters import TransferParameters, default_parameters
 from learning.sources import build_bank, stratified_subsample
+from learning.statistics import ridge_statistics
 from learning.types import Domain, Featuriser, LabelledSet, Modality, Progress
 
 #: Support rows kept in the artifact as evidence and as the reference of familiarity.
@@ -252,6 +253,7 @@ def _base_learner(
     reference_RF = fitted.pipeline.featuriser.transform(support.inputs.select(kept_R)).half().float()
     labels = support.labels_N[kept_R].tolist()
     order = sorted(range(len(support.classes)), key=lambda c: support.classes[c])
+    statistics = ridge_statistics(fitted.problem, regression=not support.classes) if fitted.problem else None
     return BaseLearner(
         modality=modality,
         task=support.task,
@@ -265,7 +267,8 @@ def _base_learner(
         set_threshold=threshold,
         coverage=coverage,
         interval_half_width=half_width,
-        held_out_heads=held_out_heads(fitted, scored.held_out, support),
+        held_out_heads=held_out_heads(fitted, statistics, scored.held_out, support),
+        statistics=statistics.reordered(order) if statistics and order else statistics,
         familiarity=fit_familiarity(reference_RF),
         support_rows=tuple(order_S[kept_R].tolist()),
         support_labels=tuple(support.classes[y] for y in labels) if support.classes else tuple(labels),

@@ -22,6 +22,7 @@ from learning.heads import LinearHead
 from learning.intervals import HeldOutHeads
 from learning.meta import MetaLearner
 from learning.parameters import TransferParameters
+from learning.statistics import RidgeStatistics
 
 FORMAT_VERSION = 1
 _HEADER = "metagraft"
@@ -85,6 +86,7 @@ def dump_learner(learner: BaseLearner) -> bytes:
     head = {"weight_TF": pipeline.head.weight_TF.float(), "bias_T": pipeline.head.bias_T.float()}
     reference = {"reference_NF": learner.familiarity.reference_NF.half()}
     held_out = {} if learner.held_out_heads is None else learner.held_out_heads.tensors()
+    statistics = {} if learner.statistics is None else learner.statistics.tensors()
     header = {
         "modality": learner.modality,
         "task": learner.task,
@@ -109,6 +111,7 @@ def dump_learner(learner: BaseLearner) -> bytes:
         "featuriser": featuriser[0],
         "support": reference,
         "held_out": held_out,
+        "statistics": statistics,
         "graft": _graft_tensors(learner.graft),
     }
     return _dump("base_learner", groups, header)
@@ -126,6 +129,7 @@ def load_learner(data: bytes) -> BaseLearner:
 def _learner(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> BaseLearner:
     embedding, head = _group(tensors, "embedding"), _group(tensors, "head")
     half_width, held_out = header["interval_half_width"], _group(tensors, "held_out")
+    statistics = _group(tensors, "statistics")
     return BaseLearner(
         modality=header["modality"],
         task=header["task"],
@@ -152,6 +156,7 @@ def _learner(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> BaseLe
         ),
         support_rows=tuple(header["support_rows"]),
         support_labels=tuple(header["support_labels"]),
+        statistics=RidgeStatistics.from_tensors(statistics) if statistics else None,
         graft=_graft(tensors),
     )
 

@@ -13,6 +13,7 @@ from learning.grafts import Graft
 from learning.heads import LinearHead
 from learning.intervals import HeldOutHeads
 from learning.parameters import TransferParameters, embed
+from learning.statistics import RidgeStatistics
 from learning.types import FittedFeaturiser, Inputs, Modality, Task
 
 #: A query this unlike every known example is answered, but flagged.
@@ -73,8 +74,9 @@ class BaseLearner:
 
     `temperature` and `set_threshold` serve classification; `held_out_heads` regression, and where there are none one
     `interval_half_width` (infinite where the support is too small to promise the coverage). `support_rows` are the rows
-    of the target dataset behind `familiarity.reference_NF`, `support_labels` their labels. `graft` is what the encoder
-    has to wear; None: nothing.
+    of the target dataset behind `familiarity.reference_NF`, `support_labels` their labels. With `statistics` (of a
+    ridge head) examples and classes can be added without the old data: `learning.extension`. `graft` is what the
+    encoder has to wear; None: nothing.
     """
 
     modality: Modality
@@ -90,6 +92,7 @@ class BaseLearner:
     coverage: float
     interval_half_width: float
     held_out_heads: HeldOutHeads | None
+    statistics: RidgeStatistics | None
     familiarity: Familiarity
     support_rows: tuple[int, ...]
     support_labels: tuple[str, ...] | tuple[float, ...]

@@ -13,16 +13,16 @@ from learning.config import AutoOptions, InitOptions, MetricOptions, Similarity,
 from learning.errors import InvalidOptions
 from learning.heads import LinearHead, fit_ridge, ridge_path
 from learning.initialisation import fine_tune, generate
-from learning.intervals import HeldOutHeads
 from learning.metric import WeightedSources, weigh_sources
 from learning.parameters import TransferParameters, embed
 from learning.sources import BankTask, SourceBank, bank_task
+from learning.statistics import RidgeProblem
 from learning.support_head import (
     RIDGE_GRID,
     choose_regularisation,
     fit_head,
     in_label_units,
-    leave_one_out,
+    ridge_problem,
     support_targets,
 )
 from learning.types import Featuriser, FittedFeaturiser, LabelledSet
@@ -56,11 +56,11 @@ class SourceUse:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedCandidate:
-    """`held_out_heads`: of a regression whose base learner has them in closed form."""
+    """`problem`: what a ridge head was fitted on; None for any other head."""
 
     pipeline: Pipeline
     sources: SourceUse | None = None
-    held_out_heads: HeldOutHeads | None = None
+    problem: RidgeProblem | None = None
 
 
 class Candidate(Protocol):
@@ -102,7 +102,7 @@ class TargetOnly:
         head = fit_head(features_SF, support, self.options, self.seed)
         return FittedCandidate(
             pipeline=Pipeline(featuriser=fitted, parameters=None, similarity="cosine", head=head),
-            held_out_heads=leave_one_out(features_SF, support, self.options, self.seed),
+            problem=ridge_problem(features_SF, support, self.options),
         )
 
 
@@ -153,6 +153,14 @@ class Metric:
         return FittedCandidate(
             pipeline=_pipeline(self.context, in_label_units(head, scale)),
             sources=_source_use(self.context, found, weighted.weights_EM[0].detach()),
+            problem=RidgeProblem(
+                features_NF=rows_NF,
+                targets_NT=all_targets_NT * scale.deviation + scale.mean,
+                weights_N=_with_support(weighted, found),
+                n_support=len(support),
+                regularisation=regularisation,
+                output_scale=float(weighted.scale_E) if support.classes else 1.0,
+            ),
         )
 
     def _task(self, support: LabelledSet) -> tuple[Tensor, BankTask]:

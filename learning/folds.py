@@ -10,6 +10,7 @@ from learning.base_learner import Pipeline
 from learning.candidates import Candidate, FittedCandidate
 from learning.dealing import deal_folds
 from learning.intervals import HeldOutHeads, cross_validated
+from learning.statistics import RidgeStatistics
 from learning.types import LabelledSet
 
 #: Larger supports are scored on half as many folds: their estimates are precise enough.
@@ -64,12 +65,15 @@ def held_out(
     )
 
 
-def held_out_heads(fitted: FittedCandidate, answers: HeldOut, support: LabelledSet) -> HeldOutHeads | None:
+def held_out_heads(
+    fitted: FittedCandidate, statistics: RidgeStatistics | None, answers: HeldOut, support: LabelledSet
+) -> HeldOutHeads | None:
     """Of a regression: in closed form where there is one, else the folds' where all of them read one feature space."""
     if support.classes:
         return None
-    if fitted.held_out_heads is not None:
-        return fitted.held_out_heads.stored()
+    in_closed_form = statistics.held_out_heads() if statistics is not None else None
+    if in_closed_form is not None:
+        return in_closed_form.stored()
     if any(not pipeline.reads_like(fitted.pipeline) for pipeline in answers.pipelines):
         return None
     errors_S = answers.outputs_ST[:, 0] - support.labels_N.double()

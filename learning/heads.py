@@ -130,6 +130,13 @@ def fit_ridge(
     return RidgeFit(head=head, held_out_ST=targets_ST - held_out_residual_ST)
 
 
+def head_from_moments(gram_FF: Tensor, moments_FT: Tensor, *, regularisation: float) -> LinearHead:
+    """`fit_ridge` toward zero from the weighted Gram matrix and products with the targets, bias last in both."""
+    penalty_F = _penalty(len(gram_FF) - 1, torch.tensor(regularisation, dtype=torch.float64))
+    change_FT = torch.cholesky_solve(moments_FT, torch.linalg.cholesky(gram_FF + torch.diag(penalty_F)))
+    return LinearHead(weight_TF=change_FT[:-1].T.contiguous(), bias_T=change_FT[-1])
+
+
 def leave_one_out_heads(
     features_SF: Tensor,
     targets_ST: Tensor,

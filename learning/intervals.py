@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from learning.heads import LinearHead, with_bias
+from learning.sources import LabelScale
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +37,13 @@ class HeldOutHeads:
         high_Q = interpolated_quantile(answers_QS + self.errors_S, coverage)
         # Interpolated ends of few, crossing rows may swap; an interval is never inside out.
         return torch.stack([torch.minimum(low_Q, high_Q), torch.maximum(low_Q, high_Q)], dim=1)
+
+    @classmethod
+    def from_ridge(cls, heads_SF: Tensor, errors_S: Tensor, scale: LabelScale) -> "HeldOutHeads":
+        """From one head per row (`learning.heads.leave_one_out_heads`), its labels standardised by `scale`."""
+        heads_SF = heads_SF * scale.deviation
+        heads_SF[:, -1] += scale.mean
+        return cls(heads_KF=heads_SF, head_S=torch.arange(len(heads_SF)), errors_S=errors_S.abs() * scale.deviation)
 
     def stored(self) -> "HeldOutHeads":
         """In the precision that an artifact holds."""

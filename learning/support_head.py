@@ -10,21 +10,17 @@ from learning.heads import (
     LinearHead,
     fit_logistic,
     fit_ridge,
-    leave_one_out_heads,
     one_hot,
     ridge_path,
 )
-from learning.intervals import HeldOutHeads
 from learning.sources import LabelScale, label_scale
+from learning.statistics import RidgeProblem
 from learning.types import LabelledSet
 
 RIDGE_GRID = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 LOGISTIC_GRID = (0.01, 0.05, 0.25)
 #: Beyond this many numbers (rows x classes) neighbouring regularisations answer alike and searching only costs time.
 GRID_LIMIT = 2_000
-
-#: Regressions of more rows keep one half width for all queries: by then the held-out heads are all alike.
-JACKKNIFE_ROWS = 256
 
 
 def support_targets(support: LabelledSet) -> tuple[Tensor, LabelScale]:
@@ -59,21 +55,16 @@ def fit_head(features_SF: Tensor, support: LabelledSet, options: TargetOnlyOptio
     return in_label_units(fit_ridge(features_SF, targets_ST, regularisation=strength).head, scale)
 
 
-def leave_one_out(
-    features_SF: Tensor, support: LabelledSet, options: TargetOnlyOptions, seed: int
-) -> HeldOutHeads | None:
-    """The heads of a regression without each row, for its intervals. None for a classification, or too many rows."""
-    if support.classes or len(support) > JACKKNIFE_ROWS:
+def ridge_problem(features_SF: Tensor, support: LabelledSet, options: TargetOnlyOptions) -> RidgeProblem | None:
+    """What `fit_head` fitted with a regularisation already chosen; None for a logistic head."""
+    if options.regularisation is None or (support.classes and options.head == "logistic"):
         return None
-    targets_ST, scale = support_targets(support)
-    strength = choose_regularisation(features_SF, support, options, seed)
-    fit = fit_ridge(features_SF, targets_ST, regularisation=strength)
-    heads_SF = leave_one_out_heads(features_SF, targets_ST, fit, regularisation=strength)[:, 0] * scale.deviation
-    heads_SF[:, -1] += scale.mean
-    return HeldOutHeads(
-        heads_KF=heads_SF,
-        head_S=torch.arange(len(support)),
-        errors_S=(targets_ST - fit.held_out_ST)[:, 0].abs() * scale.deviation,
+    return RidgeProblem(
+        features_NF=features_SF,
+        targets_NT=support_targets(support)[0] if support.classes else support.labels_N.double()[:, None],
+        weights_N=torch.ones(len(support), dtype=torch.float64),
+        n_support=len(support),
+        regularisation=options.regularisation,
     )
 
 
