@@ -74,10 +74,11 @@ def generate(parameters: TransferParameters, task: TransferTask, *, similarity: 
     )
 
 
-def _curvature(rows_ESF: Tensor, *, classification: bool) -> Tensor:
-    """(E,) an upper bound of the mean loss's curvature: half the top eigenvalue for softmax, all of it for squares."""
-    n_rows = rows_ESF.shape[1]
-    gram = rows_ESF @ rows_ESF.mT if n_rows <= rows_ESF.shape[2] else rows_ESF.mT @ rows_ESF
+def _curvature(gram: Tensor, n_rows: int, *, classification: bool) -> Tensor:
+    """(E,) an upper bound of the mean loss's curvature: half the top eigenvalue for softmax, all of it for squares.
+
+    `gram` is the rows' Gram matrix or their scatter: their top eigenvalues are the same.
+    """
     top_E: Tensor = torch.linalg.eigvalsh(gram.detach())[..., -1] / n_rows
     return 0.5 * top_E if classification else 2 * top_E
 
@@ -98,17 +99,23 @@ def fine_tune(
     diverges. 0 steps: the init itself.
     """
     rows_ESF = with_bias(embedded_ESF)
+    n_rows, width = rows_ESF.shape[1:]
+    dual = n_rows <= width
+    gram = rows_ESF @ rows_ESF.mT if dual else rows_ESF.mT @ rows_ESF
     pull_E11 = (init.regularisation_E if regularisation_E is None else regularisation_E)[:, None, None]
     relative_E11 = (init.step_E if step_E is None else step_E)[:, None, None]
-    rate_E11 = relative_E11 / (_curvature(rows_ESF, classification=classification)[:, None, None] + 2 * pull_E11)
-    head_EFT = init.head_EFT
+    rate_E11 = relative_E11 / (_curvature(gram, n_rows, classification=classification)[:, None, None] + 2 * pull_E11)
+    start_EST = rows_ESF @ init.head_EFT
+    slope = (1.0 if classification else 2.0) / n_rows
+    # The head moves within the span of the rows. Where they are fewer than features, what is followed is their
+    # coefficients (S x T) instead of the head (F x T): the same steps, at the price of the Gram matrix.
+    change = torch.zeros_like(start_EST if dual else init.head_EFT)
     for _ in range(steps):
-        outputs_EST = rows_ESF @ head_EFT
+        outputs_EST = start_EST + (gram if dual else rows_ESF) @ change
         error_EST = (outputs_EST.softmax(-1) if classification else outputs_EST) - targets_EST
-        slope = 1.0 if classification else 2.0
-        gradient_EFT = slope * (rows_ESF.mT @ error_EST) / rows_ESF.shape[1]
-        head_EFT = head_EFT - rate_E11 * (gradient_EFT + 2 * pull_E11 * (head_EFT - init.head_EFT))
-    return head_EFT
+        gradient = slope * (error_EST if dual else rows_ESF.mT @ error_EST)
+        change = change - rate_E11 * (gradient + 2 * pull_E11 * change)
+    return init.head_EFT + (rows_ESF.mT @ change if dual else change)
 
 
 def init_outputs(

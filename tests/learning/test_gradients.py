@@ -63,9 +63,9 @@ def _constant_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are relative to the support loss's curvature, which by design counts as a constant: so it has to be one."""
     seen: list[Tensor] = []
 
-    def first_seen(rows_ESF: Tensor, *, classification: bool) -> Tensor:
+    def first_seen(gram: Tensor, n_rows: int, *, classification: bool) -> Tensor:
         if not seen:
-            seen.append(curvature(rows_ESF, classification=classification).detach())
+            seen.append(curvature(gram, n_rows, classification=classification).detach())
         return seen[0]
 
     curvature = initialisation._curvature
@@ -139,15 +139,15 @@ def test_ridge_row_of_no_weight_counts_as_absent() -> None:
     assert torch.allclose(padded, short, atol=1e-6)
 
 
-def tuning_problem(*, classification: bool) -> tuple[GeneratedInit, Tensor, Tensor]:
+def tuning_problem(*, classification: bool, width: int = 4) -> tuple[GeneratedInit, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
-    rows_ESF = torch.randn(2, 6, 4, generator=generator).double()
+    rows_ESF = torch.randn(2, 6, width, generator=generator).double()
     if classification:
         targets_EST = torch.eye(3).double()[torch.arange(6) % 3].expand(2, 6, 3)
     else:
         targets_EST = torch.randn(2, 6, 1, generator=generator).double()
     init = GeneratedInit(
-        head_EFT=0.3 * torch.randn(2, 5, targets_EST.shape[2], generator=generator).double(),
+        head_EFT=0.3 * torch.randn(2, width + 1, targets_EST.shape[2], generator=generator).double(),
         domain_weights_ED=torch.zeros(2, 0).double(),
         regularisation_E=torch.tensor([0.05, 0.4]).double(),
         step_E=torch.tensor([0.9, 0.3]).double(),
@@ -155,9 +155,10 @@ def tuning_problem(*, classification: bool) -> tuple[GeneratedInit, Tensor, Tens
     return init, rows_ESF, targets_EST
 
 
+@pytest.mark.parametrize("width", [4, 9], ids=["primal", "dual"])
 @pytest.mark.parametrize("classification", [True, False], ids=["classification", "regression"])
-def test_fine_tuning_step_equals_autograd_descent_on_the_stated_loss(classification: bool) -> None:
-    init, rows_ESF, targets_EST = tuning_problem(classification=classification)
+def test_fine_tuning_step_equals_autograd_descent_on_the_stated_loss(classification: bool, width: int) -> None:
+    init, rows_ESF, targets_EST = tuning_problem(classification=classification, width=width)
     tuned_EFT = fine_tune(init, rows_ESF, targets_EST, steps=5, classification=classification)
     for e in range(2):
         rows, pull = with_bias(rows_ESF[e]), init.regularisation_E[e]
