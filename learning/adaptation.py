@@ -4,7 +4,6 @@ The support is first put into a canonical order that depends on its inputs alone
 appearance in it. So neither the order of the rows nor the names of the classes change what is learned.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,26 +12,20 @@ import torch
 from torch import Tensor
 
 from learning import report
-from learning.base_learner import BaseLearner, Pipeline
-from learning.calibration import fit_familiarity, fit_temperature, set_threshold
-from learning.candidates import Candidate, FittedCandidate, TransferContext, make_candidate
+from learning.assembly import Scored, assemble, refuse_useless
+from learning.base_learner import BaseLearner
+from learning.calibration import held_out_temperature
+from learning.candidates import Candidate, Init, TransferContext, make_candidate
 from learning.canonical import canonical
-from learning.config import MAX_SOURCE_ROWS, AutoOptions, MetricOptions, StrategyOptions
-from learning.errors import IncompatibleDomain, InvalidData, UselessModel
-from learning.folds import HeldOut, held_out, held_out_heads, plan_folds
+from learning.config import MAX_SOURCE_ROWS, AutoOptions, GraftTuningOptions, MetricOptions, StrategyOptions
+from learning.errors import IncompatibleDomain, InvalidData
+from learning.folds import HeldOut, held_out, plan_folds
+from learning.graft_tuning import TargetEncoding, TunedGraft, tune_graft
 from learning.guard import Gain, card_prior, choose, describe_choice, is_worse_than_chance, paired_gain, row_scores
-from learning.heads import LinearHead
-from learning.intervals import interpolated_quantile
 from learning.meta import MetaLearner
-from learning.parameters import TransferParameters, default_parameters
-from learning.sources import build_bank, stratified_subsample
-from learning.statistics import ridge_statistics
+from learning.parameters import default_parameters
+from learning.sources import build_bank
 from learning.types import Domain, Featuriser, LabelledSet, Modality, Progress
-
-#: Support rows kept in the artifact as evidence and as the reference of familiarity.
-MAX_REFERENCE_ROWS = 256
-#: Ridge answers live in 0..1 and logits do not; where nothing was held out this is the temperature.
-UNKNOWN_TEMPERATURE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,16 +34,6 @@ class Adaptation:
 
     learner: BaseLearner
     report: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scored:
-    """A candidate's held-out answers on the target, and its temperature fitted on them."""
-
-    held_out: HeldOut
-    temperature: float
-    useful_S: Tensor
-    """Rows whose held-out answer means something: comparable ones, and all rows where sources know the classes."""
 
 
 def adapt(
@@ -67,11 +50,14 @@ def adapt(
     meta_learner: MetaLearner | None,
     seed: int,
     progress: Progress,
+    encoding: TargetEncoding | None = None,
 ) -> Adaptation:
     """Adapts to `target`, transferring from `sources` and `meta_learner` as `strategy` says.
 
     `featuriser` reads what the rootstock makes of the target. A meta-learner with a graft reads sources and target
     under that graft, so their features must hold it (`Features.grafted`).
+
+    With `encoding` the graft itself may be tuned on the target, where the options ask for it and held-out rows pay.
 
     The same arguments give the same bytes on one CPU.
 
@@ -97,24 +83,67 @@ def adapt(
     scored = _score_all(candidates, support, plan_folds(support, options.max_folds, generator), context, progress)
     gains = _gains(scored, support, meta_learner)
     chosen = choose(gains, options.guard_standard_errors) if isinstance(options, AutoOptions) else strategy
+    tuned = _tuned(candidates, chosen, support, encoding, order_S, meta_learner, options, generator, progress)
+    if tuned is not None:
+        chosen, support, candidates["init"] = "init", tuned.support, tuned.candidate
+        scored["init"] = _score_tuned(tuned)
     progress(0.95, "fitting")
     fitted = candidates[chosen].fit(support)
-    learner = _base_learner(
+    learner = assemble(
         fitted, scored[chosen], support, order_S, options.coverage,
         modality=modality, strategy=chosen, encoder=encoder, encoder_revision=encoder_revision, columns=columns,
     )  # fmt: skip
     if meta_learner is not None and fitted.pipeline.featuriser.graft:
-        learner = replace(learner, graft=meta_learner.graft)
+        learner = replace(learner, graft=tuned.graft if tuned is not None else meta_learner.graft)
     warnings = report.usefulness_warnings(scored[chosen].held_out, scored[chosen].useful_S, support)
-    _refuse_useless(learner, warnings)
+    refuse_useless(learner, warnings)
     progress(1.0, "fitted")
     return Adaptation(
         learner=learner,
         report=report.make_report(
             chosen=chosen, scored=scored, gains=gains, support=support, context=context, fitted=fitted,
             learner=learner, reason=describe_choice(chosen, gains, names), warnings=warnings, sources=sources,
-        ),
+        ) | {"graft": _graft_report(learner, tuned)},
     )  # fmt: skip
+
+
+def _tuned(
+    candidates: Mapping[str, Candidate], chosen: str, support: LabelledSet, encoding: TargetEncoding | None,
+    order_S: Tensor, meta_learner: MetaLearner | None, options: StrategyOptions, generator: torch.Generator,
+    progress: Progress,
+) -> TunedGraft | None:  # fmt: skip
+    """The graft tuned on the target, where that was asked for, can be done and beats the chosen candidate."""
+    init = candidates.get("init")
+    if encoding is None or meta_learner is None or chosen == "target_only" or not isinstance(init, Init):
+        return None
+    if not isinstance(options, GraftTuningOptions) or options.graft_steps == 0:
+        return None
+    return tune_graft(
+        init, candidates[chosen], support, encoding.select(order_S.tolist()), meta_learner.graft,
+        steps=options.graft_steps, lr=options.graft_lr, generator=generator,
+        progress=lambda done: progress(0.9 + 0.05 * done, "tuning the graft"),
+    )  # fmt: skip
+
+
+def _graft_report(learner: BaseLearner, tuned: TunedGraft | None) -> dict[str, Any]:
+    """What the encoder wears: nothing, the meta-learner's graft, or one tuned on the target."""
+    numbers = 0 if learner.graft is None else learner.graft.n_numbers
+    if tuned is None:
+        return {"from": "rootstock" if learner.graft is None else "meta_learner", "numbers": numbers}
+    gain = {"value": tuned.gain.mean, "interval": list(tuned.gain.interval)}
+    return {"from": "target", "numbers": numbers, "steps": tuned.steps, "gain": gain}
+
+
+def _score_tuned(tuned: TunedGraft) -> Scored:
+    """The tuned graft's answers on the rows that were held out of it; nothing is known of the others."""
+    support, held_S = tuned.support, tuned.held_S
+    majority_S = held_S & (support.labels_N == torch.bincount(support.labels_N).argmax())
+    answers = HeldOut(
+        outputs_ST=tuned.outputs_ST, comparable_S=held_S, majority_S=majority_S,
+        fold_S=torch.zeros(len(support), dtype=torch.int64), pipelines=(tuned.held_out,),
+    )  # fmt: skip
+    temperature = held_out_temperature(tuned.outputs_ST[held_S], support.labels_N[held_S])
+    return Scored(held_out=answers, temperature=temperature, useful_S=held_S)
 
 
 def _score_all(
@@ -203,9 +232,7 @@ def _score(answers: HeldOut, support: LabelledSet, *, knows_classes: bool) -> Sc
     useful_S = torch.ones_like(answers.comparable_S) if knows_classes else answers.comparable_S
     temperature = 1.0
     if support.classes:
-        temperature = fit_temperature(
-            answers.outputs_ST[useful_S], support.labels_N[useful_S], prior=UNKNOWN_TEMPERATURE
-        )
+        temperature = held_out_temperature(answers.outputs_ST, support.labels_N, useful_S)
     return Scored(held_out=answers, temperature=temperature, useful_S=useful_S)
 
 
@@ -232,71 +259,3 @@ def _gains(scored: Mapping[str, Scored], support: LabelledSet, meta_learner: Met
 
 def _rows(support: LabelledSet, mask_S: Tensor) -> LabelledSet:
     return support.select(mask_S.nonzero()[:, 0])
-
-
-def _base_learner(
-    fitted: FittedCandidate, scored: Scored, support: LabelledSet, order_S: Tensor, coverage: float, *,
-    modality: Modality, strategy: str, encoder: str, encoder_revision: str, columns: dict[str, str],
-) -> BaseLearner:  # fmt: skip
-    """The calibrated base learner, its classes in alphabetical order and its numbers in stored precision."""
-    useful_S = scored.useful_S
-    outputs_ST, labels_S = scored.held_out.outputs_ST[useful_S], support.labels_N[useful_S]
-    threshold, half_width = 0.0, math.inf
-    if support.classes:
-        threshold = set_threshold((outputs_ST / scored.temperature).softmax(1), labels_S, coverage)
-    else:
-        half_width = float(interpolated_quantile((outputs_ST[:, 0] - labels_S.double()).abs(), coverage))
-    kept_R = stratified_subsample(
-        support.labels_N if support.classes else torch.zeros(len(support)).long(),
-        MAX_REFERENCE_ROWS, torch.Generator().manual_seed(0),
-    )  # fmt: skip
-    reference_RF = fitted.pipeline.featuriser.transform(support.inputs.select(kept_R)).half().float()
-    labels = support.labels_N[kept_R].tolist()
-    order = sorted(range(len(support.classes)), key=lambda c: support.classes[c])
-    statistics = ridge_statistics(fitted.problem, regression=not support.classes) if fitted.problem else None
-    return BaseLearner(
-        modality=modality,
-        task=support.task,
-        strategy=strategy,
-        encoder=encoder,
-        encoder_revision=encoder_revision,
-        columns=columns,
-        classes=tuple(support.classes[c] for c in order),
-        pipeline=_stored_precision(fitted.pipeline, order),
-        temperature=scored.temperature,
-        set_threshold=threshold,
-        coverage=coverage,
-        interval_half_width=half_width,
-        held_out_heads=held_out_heads(fitted, statistics, scored.held_out, support),
-        statistics=statistics.reordered(order) if statistics and order else statistics,
-        familiarity=fit_familiarity(reference_RF),
-        support_rows=tuple(order_S[kept_R].tolist()),
-        support_labels=tuple(support.classes[y] for y in labels) if support.classes else tuple(labels),
-    )
-
-
-def _stored_precision(pipeline: Pipeline, order: list[int]) -> Pipeline:
-    """The pipeline as an artifact will hold it (float32), so that saving and loading changes no answer."""
-    index = torch.tensor(order) if order else torch.arange(pipeline.head.bias_T.shape[0])
-    head = LinearHead(
-        weight_TF=pipeline.head.weight_TF[index].float().double(), bias_T=pipeline.head.bias_T[index].float().double()
-    )
-    parameters = pipeline.parameters
-    if parameters is not None:
-        parameters = _embedding_only(parameters)
-    return replace(pipeline, head=head, parameters=parameters)
-
-
-def _embedding_only(parameters: TransferParameters) -> TransferParameters | None:
-    """What predicting needs of the learned parameters; nothing where no metric was learned."""
-    return parameters.to(torch.float32).to(torch.float64) if len(parameters.projection_PF) else None
-
-
-def _refuse_useless(learner: BaseLearner, warnings: Sequence[Mapping[str, Any]]) -> None:
-    if not learner.is_finite:
-        raise UselessModel("the fitted model is not finite", hint="check the inputs for extreme values")
-    for warning in warnings:
-        if warning["code"] == "worse_than_majority":
-            raise UselessModel(
-                str(warning["message"]), hint="check the labels, add examples, or use sources of a related domain"
-            )

@@ -30,7 +30,7 @@ class StrategyOptions:
     coverage: Annotated[float, Interval(gt=0.5, lt=1)] = 0.9
     """Share of answers that prediction sets and intervals aim to contain."""
     max_folds: Annotated[int, Interval(ge=2, le=200)] = 10
-    """Held-out folds that score a candidate; support sets up to this size are scored leave-one-out."""
+    """Most held-out folds that score a candidate; classes lose their examples together, one of each where that fits."""
     include_feedback: bool = False
     """Also learn from the labelled feedback collected for this model."""
 
@@ -61,7 +61,19 @@ class MetricOptions(StrategyOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InitOptions(StrategyOptions):
+class GraftTuningOptions(StrategyOptions):
+    """Strategies that may go on training the encoder's graft on the target (LP-FT), texts and images only."""
+
+    graft_steps: Annotated[int, Interval(ge=0, le=10_000)] = 0
+    """Most gradient steps on head and graft together, each of 16 rows; 0: the graft stays as meta-training left it.
+
+    Seconds on a GPU, on a CPU about a second a step for long texts. Tried from 48 rows on, kept where a held-out third
+    of them says so."""
+    graft_lr: Annotated[float, Gt(0), Le(1)] = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitOptions(GraftTuningOptions):
     """Generate the head's initial parameters from the task, then fine-tune on the target."""
 
     fine_tune_steps: Annotated[int, Interval(ge=0, le=10_000)] = 10
@@ -73,7 +85,7 @@ class InitOptions(StrategyOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoOptions(StrategyOptions):
+class AutoOptions(GraftTuningOptions):
     """Score every candidate on the target's own held-out rows and keep target_only unless another clearly wins."""
 
     head: HeadKind = "logistic"
@@ -114,10 +126,16 @@ class GraftOptions:
 
     steps: Annotated[int, Interval(ge=0, le=100_000)] = 200
     """Gradient steps; 0: no graft, the encoder stays as it is."""
+    loss: Literal["both", "episodic"] = "both"
+    """Classify by the class means of other rows (episodic), and besides by one learned vector per class name."""
+    augmentation: Literal["none", "affine", "affine_and_turns"] = "none"
+    """Of images: small random turns, stretches and shifts. Quarter turns besides are classes of their own: for drawings
+    and signs, where few classes are known."""
     time_budget_s: Annotated[float, Interval(gt=0, le=86_400)] = 600.0
     """Training ends after this many seconds even if steps remain; then equal seeds no longer give equal bytes."""
     batch_rows: Annotated[int, Interval(ge=4, le=1024)] = 32
-    lr: Annotated[float, Gt(0), Le(1)] = 5e-3
+    lr: Annotated[float, Gt(0), Le(1)] | None = None
+    """Null: what suits the encoder's normalisation layers, .005 for texts and .02 for images."""
     max_tokens: Annotated[int, Interval(ge=8, le=512)] = 128
     """Longer texts are cut while training; encoding reads them as ever."""
     held_out_rows: Annotated[int, Interval(ge=8, le=10_000)] = 200

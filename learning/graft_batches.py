@@ -128,5 +128,18 @@ class BatchSampler:
         )
 
 
+def pooled(domains: Sequence[RawRows]) -> Sequence[RawRows]:
+    """Domains of which no two share a label as one: the more classes to tell apart, the more a step teaches."""
+    seen = [vector for rows in domains for vector in rows.by_vector]
+    if len(set(seen)) < len(seen):
+        return domains
+    together = RawRows(
+        prepared=[item for rows in domains for item in rows.prepared],
+        size_N=torch.cat([rows.size_N for rows in domains]),
+        vector_N=torch.cat([rows.vector_N for rows in domains]),
+    )
+    return [together]
+
+
 def _integer(high: int, generator: torch.Generator) -> int:
     return int(torch.randint(high, (), generator=generator))

@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from learning.config import GraftOptions
-from learning.graft_batches import Batch, BatchSampler, RawRows
+from learning.graft_batches import Batch, BatchSampler, RawRows, pooled
 from learning.grafts import Graft, Graftable, zero_graft
 
+#: BatchNorm's scales and shifts take, and need, larger steps than LayerNorm's.
+LEARNING_RATES = {"text": 5e-3, "image": 2e-2}
 #: Softmax sharpness of cosine similarities where training starts.
 INITIAL_SCALE = 10.0
 WARM_UP_STEPS = 10
@@ -67,12 +69,15 @@ def shared_label_loss(vectors: ClassVectors, features_BF: Tensor, batch: Batch) 
 
 
 def episodic_loss(features_BF: Tensor, batch: Batch, log_scale: Tensor) -> Tensor:
-    """Mean cross-entropy of the query rows between the directions of the support rows' class means."""
+    """Mean cross-entropy of either half's rows between the directions of the other half's class means."""
     classes_C, way_B = batch.vector_B.unique(return_inverse=True)
-    member_CS = F.one_hot(way_B[batch.support_B], len(classes_C)).T.to(features_BF)
-    prototypes_CF = F.normalize(member_CS @ features_BF[batch.support_B], dim=1)
-    similarity_QC = features_BF[~batch.support_B] @ prototypes_CF.T
-    return F.cross_entropy(log_scale.exp() * similarity_QC, way_B[~batch.support_B])
+    losses = []
+    for support_B in (batch.support_B, ~batch.support_B):
+        member_CS = F.one_hot(way_B[support_B], len(classes_C)).T.to(features_BF)
+        prototypes_CF = F.normalize(member_CS @ features_BF[support_B], dim=1)
+        similarity_QC = features_BF[~support_B] @ prototypes_CF.T
+        losses.append(F.cross_entropy(log_scale.exp() * similarity_QC, way_B[~support_B]))
+    return torch.stack(losses).mean()
 
 
 class GraftTrainer:
@@ -82,6 +87,7 @@ class GraftTrainer:
         # A copy with its own scales and shifts: while gradients are taken others may encode with the original.
         self.encoder = encoder.grafted(zero_graft(encoder.graft_points()))
         self.options, self.generator, self.n_vectors = options, generator, n_vectors
+        self._lr = options.lr or LEARNING_RATES[encoder.modality]
         self._rootstock = {name: value.detach().clone() for name, value in encoder.graft_points().items()}
         self._offsets = {name: torch.zeros_like(value).requires_grad_() for name, value in self._rootstock.items()}
         self._vectors = ClassVectors(
@@ -112,16 +118,16 @@ class GraftTrainer:
                 features_NF[index] = self._encode([rows.prepared[i] for i in index])
         return features_NF
 
-    def _encode(self, prepared: list[object]) -> Tensor:
+    def _encode(self, prepared: list[object], jitter: torch.Generator | None = None) -> Tensor:
         values = {name: value + self._offsets[name] for name, value in self._rootstock.items()}
-        return self.encoder.differentiate(prepared, values)
+        return self.encoder.differentiate(prepared, values, jitter=jitter)
 
     def held_out_loss(self, held: RawRows, known_V: Tensor) -> float:
         """Of the shared-label loss where training knows two of the held-out classes, else of the episodic loss."""
         features_NF = self.features(held)
         shared_V = known_V & (torch.bincount(held.vector_N, minlength=self.n_vectors) > 0)
         with torch.no_grad():
-            if int(shared_V.sum()) > 1:
+            if self.options.loss == "both" and int(shared_V.sum()) > 1:
                 rows_N = shared_V[held.vector_N]
                 open_BV = shared_V.expand(int(rows_N.sum()), -1).to(features_NF.device)
                 logits_BV = self._vectors.logits(features_NF[rows_N.to(features_NF.device)], open_BV)
@@ -152,13 +158,13 @@ class GraftTrainer:
 
         Without, at the last one.
         """
-        sampler = BatchSampler(domains=domains, n_vectors=self.n_vectors, batch_rows=self.options.batch_rows)
+        sampler = BatchSampler(domains=pooled(domains), n_vectors=self.n_vectors, batch_rows=self.options.batch_rows)
         known_V = torch.zeros(self.n_vectors, dtype=torch.bool)
         known_V[[v for rows in domains for v in rows.by_vector]] = True
         schedule, best, recent = _Schedule(steps, budget_s), self._state(), 0.0
         looks: list[Look] = []
         parameters = [*self._offsets.values(), self._vectors.vectors_VF, self._vectors.log_scale]
-        optimiser = torch.optim.Adam(parameters, lr=self.options.lr)
+        optimiser = torch.optim.Adam(parameters)
         next_look = 0.0
         for step in range(steps + 1):
             used = schedule.used(step)
@@ -172,7 +178,7 @@ class GraftTrainer:
                 looks.append(look)
             if used >= 1.0:
                 break
-            loss = self._step(sampler.draw(self.generator), optimiser, self.options.lr * schedule.rate(step))
+            loss = self._step(sampler.draw(self.generator), optimiser, self._lr * schedule.rate(step))
             recent = loss if step == 0 else 0.9 * recent + 0.1 * loss
             progress(used)
         if held is not None:
@@ -187,10 +193,12 @@ class GraftTrainer:
         for group in optimiser.param_groups:
             group["lr"] = rate
         optimiser.zero_grad()
-        features_BF = self._encode(batch.prepared)
+        jitter = None if self.options.augmentation == "none" else self.generator
+        features_BF = self._encode(batch.prepared, jitter)
         batch = _on(batch, features_BF)
-        loss = shared_label_loss(self._vectors, features_BF, batch)
-        loss = loss + episodic_loss(features_BF, batch, self._vectors.log_scale)
+        loss = episodic_loss(features_BF, batch, self._vectors.log_scale)
+        if self.options.loss == "both":
+            loss = loss + shared_label_loss(self._vectors, features_BF, batch)
         loss.backward()
         optimiser.step()
         return float(loss.detach())

@@ -89,12 +89,20 @@ def _prepared(encoder: Graftable, sources: Sequence[RawDomain], options: GraftOp
     names = sorted({name for source in sources for name in source.classes})
     number = {name: i for i, name in enumerate(names)}
     rows = []
+    turns = 4 if options.augmentation == "affine_and_turns" else 1
     for source in sources:
         prepared = encoder.prepare(source.inputs, limit=options.max_tokens)
         vector_of_C = torch.tensor([number[name] for name in source.classes])
         size_N = torch.tensor([encoder.size_of(item) for item in prepared])
-        rows.append(RawRows(prepared=prepared, size_N=size_N, vector_N=vector_of_C[source.labels_N]))
-    return rows, len(names)
+        vector_N = vector_of_C[source.labels_N]
+        rows.append(
+            RawRows(
+                prepared=[encoder.turned(item, quarters) for quarters in range(turns) for item in prepared],
+                size_N=size_N.repeat(turns),
+                vector_N=torch.cat([vector_N + quarters * len(names) for quarters in range(turns)]),
+            )
+        )
+    return rows, turns * len(names)
 
 
 def _choose_part(
@@ -121,7 +129,8 @@ def _apart(sources: Sequence[RawDomain], rows: Sequence[RawRows], part: HeldOutP
         held = rows[names.index(part.domain)]
         return [domain for domain, name in zip(rows, names, strict=True) if name != part.domain], held
     held_C = torch.tensor([name in part.classes for name in sources[0].classes])
-    held_N: Tensor = held_C[sources[0].labels_N]
+    # Turned copies of the rows follow the rows themselves.
+    held_N: Tensor = held_C[sources[0].labels_N].repeat(len(rows[0]) // len(sources[0]))
     return [rows[0].select((~held_N).nonzero()[:, 0])], rows[0].select(held_N.nonzero()[:, 0])
 
 

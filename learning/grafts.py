@@ -62,12 +62,21 @@ class Graftable(Encoder, Protocol):
         """
         ...
 
+    def turned(self, prepared: Any, quarters: int) -> Any:
+        """An image turned by so many quarter turns; a text as it is."""
+        ...
+
     def size_of(self, prepared: Any) -> int:
         """How much work a prepared input is; batches of like sizes waste least."""
         ...
 
-    def differentiate(self, prepared: Sequence[Any], values: Mapping[str, Tensor]) -> Tensor:
-        """(B, width) unit rows with the scales and shifts `values`, through which gradients flow."""
+    def differentiate(
+        self, prepared: Sequence[Any], values: Mapping[str, Tensor], *, jitter: torch.Generator | None = None
+    ) -> Tensor:
+        """(B, width) unit rows with the scales and shifts `values`, through which gradients flow.
+
+        `jitter` draws a small random distortion of each image; texts stay as they are.
+        """
         ...
 
     def grafted(self, graft: Graft) -> "Graftable":

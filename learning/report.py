@@ -20,7 +20,7 @@ from learning.transferability import MEASURE, SourceScore, rank_sources
 from learning.types import Domain, LabelledSet, Table
 
 if TYPE_CHECKING:
-    from learning.adaptation import Scored
+    from learning.assembly import Scored
     from learning.base_learner import BaseLearner
 
 TOP_EXAMPLES = 5

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 
+from app.datasets.examples import Examples
 from app.errors import finite
 from app.inference.engine import InferenceEngine
 from app.inference.preparation import (
@@ -23,12 +24,13 @@ from app.inference.preparation import (
 )
 from learning.adaptation import adapt
 from learning.artifact import dump_learner, dump_meta_learner, load_meta_learner
-from learning.config import STRATEGIES, MetaTrainOptions
+from learning.config import STRATEGIES, GraftTuningOptions, MetaTrainOptions, StrategyOptions
 from learning.errors import InvalidData
 from learning.featurisers import featuriser_for
 from learning.graft_batches import RawDomain
+from learning.graft_tuning import TargetEncoding
 from learning.grafting import Grafting, no_grafting, train_graft
-from learning.grafts import Graft
+from learning.grafts import Graft, Graftable, is_graftable
 from learning.meta import HonestSources, MetaLearner, meta_train
 from learning.types import Domain, Features, Modality, Progress, labelled_set
 
@@ -81,6 +83,7 @@ def run_adapt(
         engine, target, sources, encoder, meta, part_of(progress, 0.0, encoding_share(examples))
     )
     encoded = time.perf_counter()
+    encoding = _target_encoding(engine, encoder, examples, chosen)
     with one_thread():
         adaptation = adapt(
             target=domains[0],
@@ -95,6 +98,7 @@ def run_adapt(
             meta_learner=meta,
             seed=seed,
             progress=part_of(progress, encoding_share(examples), 1.0),
+            encoding=encoding,
         )
     artifact = dump_learner(adaptation.learner)
     ended = time.perf_counter()
@@ -170,6 +174,20 @@ def _adaptation_domains(
     if sources:
         domains += to_domains(engine, sources, encoder, part_of(progress, share, 1.0), grafts=[graft])
     return domains
+
+
+def _target_encoding(
+    engine: InferenceEngine, encoder: str, examples: Examples, options: StrategyOptions
+) -> TargetEncoding | None:
+    """The way back to the raw target, where the options let the graft be tuned on it."""
+    if not isinstance(options, GraftTuningOptions) or options.graft_steps == 0 or examples.modality == "tabular":
+        return None
+    loaded = engine.encoders.get(encoder)
+    if not is_graftable(loaded):
+        return None
+    inputs = cast("list[Any]", examples.inputs)
+    # Asked here, where the threads are still those of the process: fits run on one.
+    return TargetEncoding(encoder=cast("Graftable", loaded), inputs=inputs, threads=torch.get_num_threads())
 
 
 def _graft(

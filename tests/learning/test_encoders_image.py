@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from learning.encoders.image import ImageEncoder, decode_image, load_lite0
+from learning.encoders.image import ImageEncoder, decode_image
+from learning.encoders.lite0 import load_lite0
 from learning.errors import InvalidData
 
 
