@@ -10,12 +10,15 @@ from torch import Tensor
 
 from learning.base_learner import Pipeline
 from learning.config import AutoOptions, InitOptions, MetricOptions, Similarity, StrategyOptions, TargetOnlyOptions
+from learning.encoders.tabular import QuantileFeaturiser
 from learning.errors import InvalidOptions
+from learning.featurisers import FittedCentring
 from learning.heads import LinearHead, fit_ridge, ridge_path
 from learning.initialisation import fine_tune, generate
 from learning.metric import WeightedSources, weigh_sources
 from learning.parameters import TransferParameters, embed
 from learning.sources import BankTask, SourceBank, bank_task
+from learning.stacking import StackTuning, fit_stack, tune_stack
 from learning.statistics import RidgeProblem
 from learning.support_head import (
     RIDGE_GRID,
@@ -84,19 +87,32 @@ class Candidate(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TargetOnly:
-    """The base learner on the support alone: logistic regression, or ridge with exact leave-one-out."""
+    """The base learner on the support alone: logistic regression, or ridge with exact leave-one-out.
+
+    A table's linear head is averaged with a kernel and a forest (`learning.stacking`), unless a ridge head or its
+    regularisation is asked for by name: that head alone can be extended without the old rows.
+    """
 
     featuriser: Featuriser
     options: TargetOnlyOptions
     seed: int = 0
     name: str = "target_only"
+    stack: StackTuning | None = None
 
     def tuned(self, support: LabelledSet) -> "TargetOnly":
+        linear = self.options.regularisation is not None or (support.classes and self.options.head == "ridge")
+        if isinstance(self.featuriser, QuantileFeaturiser) and not linear:
+            return replace(self, stack=tune_stack(self.featuriser, support, self.seed))
         fitted = self.featuriser.fit([support.inputs])
         strength = choose_regularisation(fitted.transform(support.inputs).double(), support, self.options, self.seed)
         return replace(self, options=replace(self.options, regularisation=strength))
 
     def fit(self, support: LabelledSet) -> FittedCandidate:
+        if self.stack is not None and isinstance(self.featuriser, QuantileFeaturiser):
+            stacked, head = fit_stack(self.featuriser, support, self.stack, self.seed)
+            return FittedCandidate(
+                pipeline=Pipeline(featuriser=stacked, parameters=None, similarity="cosine", head=head)
+            )
         fitted = self.featuriser.fit([support.inputs])
         features_SF = fitted.transform(support.inputs).double()
         head = fit_head(features_SF, support, self.options, self.seed)
@@ -223,6 +239,13 @@ class Init:
 
     def tuned(self, support: LabelledSet) -> "Init":  # noqa: ARG002 - everything is generated or given
         return self
+
+    def wearing(self, graft: str) -> "Init":
+        """The same candidate reading the target's features under another graft; the domains' heads stay as they are."""
+        featuriser = self.context.featuriser
+        if isinstance(featuriser, FittedCentring):
+            featuriser = replace(featuriser, graft=graft)
+        return replace(self, context=replace(self.context, featuriser=featuriser))
 
     def fit(self, support: LabelledSet) -> FittedCandidate:
         parameters, similarity = self.context.parameters, self.context.similarity

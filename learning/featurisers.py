@@ -9,6 +9,7 @@ from torch import Tensor
 
 from learning.encoders.tabular import FittedQuantileFeaturiser, QuantileFeaturiser
 from learning.errors import InvalidArtifact, InvalidData
+from learning.stacking import FittedStack
 from learning.types import Features, Featuriser, FittedFeaturiser, Inputs, Modality
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -84,9 +85,10 @@ class Centring:
         )
 
 
-_FITTED: dict[str, type[FittedCentring] | type[FittedQuantileFeaturiser]] = {
+_FITTED: dict[str, type[FittedCentring] | type[FittedQuantileFeaturiser] | type[FittedStack]] = {
     "centring": FittedCentring,
     "quantile": FittedQuantileFeaturiser,
+    "stack": FittedStack,
 }
 
 

@@ -103,3 +103,22 @@ def _text(value: object) -> str | None:
         return _number_text(value)
     text = "" if value is None else str(value).strip()
     return None if text.casefold() in _MISSING_TEXTS else text
+
+
+def alignment_notes(name: str, tables: Sequence[Table], *, dropped: bool) -> list[str]:
+    """One sentence for each way in which `tables` do not share the column; `dropped`: it has no value anywhere."""
+    numeric = [i for i, table in enumerate(tables, start=1) if name in table.numeric]
+    categorical = [i for i, table in enumerate(tables, start=1) if name in table.categorical]
+    absent = sorted({*range(1, len(tables) + 1)} - {*numeric, *categorical})
+    if dropped:
+        return [f"column '{name}' has no value anywhere and is left out"]
+    notes = []
+    if absent:
+        notes.append(f"column '{name}' is absent from {_listed(absent)} of {len(tables)} and counts as missing there")
+    if numeric and categorical:
+        notes.append(f"column '{name}' is numeric in {_listed(numeric)} but categorical in {_listed(categorical)}")
+    return notes
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return f"table{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
