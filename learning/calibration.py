@@ -7,24 +7,56 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from learning.intervals import interpolated_quantile
+
 #: Temperatures that are tried; ridge outputs live on a scale of 0..1 and want small ones.
 _TEMPERATURES = torch.logspace(-2.0, 1.0, 61, dtype=torch.float64)
-#: Pseudo-rows behind the prior on log temperature: few held-out rows must not make a model sure of itself.
-_PRIOR_STRENGTH = 4.0
+#: Precision of the prior on log temperature: few held-out rows must not make a model sure of itself.
+PRIOR_STRENGTH = 4.0
+#: Temperature relative to how far a row's outputs spread over the classes, as few-shot tasks on text features had it:
+#: the same for any larger number of classes, while two classes may be told apart well or not at all.
+_RELATIVE_TEMPERATURE, _RELATIVE_TEMPERATURE_OF_TWO = 0.8, 3.0
 
 
-def fit_temperature(outputs_NC: Tensor, labels_N: Tensor, *, prior: float = 1.0) -> float:
+def unknown_temperature(outputs_NC: Tensor) -> float:
+    """The temperature to expect of outputs before any held-out label is seen, from their scale alone.
+
+    A row's spread is the median absolute deviation over its classes, which a few classes without examples (held out
+    one-shot ones) do not move. At most 1, as of logits that say what they mean: small outputs are often too modest, but
+    large ones were learned from rows that are easily told apart. 1 where there is no spread.
+    """
+    n_rows, n_classes = outputs_NC.shape
+    if n_rows == 0:
+        return 1.0
+    middle_N1 = outputs_NC.double().quantile(0.5, dim=1, keepdim=True)
+    spread_N = (outputs_NC - middle_N1).abs().quantile(0.5, dim=1)
+    spread = float(spread_N.square().mean().sqrt())
+    if spread <= 0:
+        return 1.0
+    relative = max(_RELATIVE_TEMPERATURE, _RELATIVE_TEMPERATURE_OF_TWO * 2 / n_classes)
+    return min(max(relative * spread, float(_TEMPERATURES[0])), 1.0)
+
+
+def fit_temperature(
+    outputs_NC: Tensor, labels_N: Tensor, *, prior: float = 1.0, strength: float = PRIOR_STRENGTH
+) -> float:
     """The temperature t of softmax(outputs / t) with the best held-out likelihood (Guo et al. 2017).
 
-    A quadratic pull on log t toward `prior` keeps a handful of lucky rows from giving overconfident answers.
-    With no rows the prior itself.
+    A normal prior on log t around log `prior`, of precision `strength`, keeps a handful of lucky rows from giving
+    overconfident answers. With no rows the prior itself.
     """
     if outputs_NC.shape[0] == 0:
         return prior
     scaled_KNC = outputs_NC.double()[None] / _TEMPERATURES[:, None, None]
     log_probs_KN = F.log_softmax(scaled_KNC, dim=-1).gather(2, labels_N[None, :, None].expand(len(scaled_KNC), -1, 1))
-    loss_K = -log_probs_KN.sum((1, 2)) + _PRIOR_STRENGTH * (_TEMPERATURES / prior).log().square() / 2
+    loss_K = -log_probs_KN.sum((1, 2)) + strength * (_TEMPERATURES / prior).log().square() / 2
     return float(_TEMPERATURES[loss_K.argmin()])
+
+
+def held_out_temperature(outputs_SC: Tensor, labels_S: Tensor, useful_S: Tensor | None = None) -> float:
+    """`fit_temperature` on the rows of `useful_S` (None: all), its prior from the scale of all of them."""
+    rows = slice(None) if useful_S is None else useful_S
+    return fit_temperature(outputs_SC[rows], labels_S[rows], prior=unknown_temperature(outputs_SC))
 
 
 def expected_calibration_error(probs_NC: Tensor, labels_N: Tensor, *, n_bins: int = 10) -> float:
@@ -41,19 +73,15 @@ def expected_calibration_error(probs_NC: Tensor, labels_N: Tensor, *, n_bins: in
     return float(torch.stack(gaps).sum())
 
 
-def conformal_quantile(scores_N: Tensor, coverage: float) -> float:
-    """The ceil((N + 1) coverage)-th smallest score; infinite where N is too small to promise that coverage."""
-    rank = math.ceil((len(scores_N) + 1) * coverage)
-    if rank > len(scores_N):
-        return math.inf
-    return float(scores_N.sort().values[rank - 1])
-
-
 def set_threshold(probs_NC: Tensor, labels_N: Tensor, coverage: float) -> float:
-    """Classes with probability at least this form the prediction set (LAC, Sadinle et al. 2019); 0: all classes."""
+    """Classes with probability at least this form the prediction set (LAC, Sadinle et al. 2019); 0: all classes.
+
+    The quantile of the held-out rows' true classes is interpolated (see `interpolated_quantile`): rounded up to the
+    next row, 16 rows would put the threshold at the least of them and cover 94 % for 90.
+    """
     true_N = probs_NC.gather(1, labels_N[:, None])[:, 0]
     # The score is minus the probability, not 1 - it: rounding must not push the last row out of its own set.
-    quantile = conformal_quantile(-true_N, coverage)
+    quantile = float(interpolated_quantile(-true_N, coverage))
     return 0.0 if math.isinf(quantile) else -quantile
 
 

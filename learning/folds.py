@@ -1,6 +1,6 @@
 """Held-out answers of a candidate on the target's own rows, refitting everything in every fold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 
 import torch
@@ -85,9 +85,26 @@ def _kept_class(train: LabelledSet, labels_H: Tensor) -> Tensor:
 
 
 def plan_folds(support: LabelledSet, max_folds: int, generator: torch.Generator) -> Tensor:
-    """(S,) the fold of each row: leave-one-out up to `max_folds` rows, else stratified folds."""
-    if len(support) <= max_folds:
-        return torch.arange(len(support))
-    n_folds = max_folds if len(support) <= MANY_ROWS else max(2, max_folds // 2)
-    strata_S = support.labels_N if support.classes else torch.zeros(len(support), dtype=torch.int64)
-    return deal_folds(strata_S, n_folds, generator)
+    """(S,) the fold of each row; at most `max_folds` folds.
+
+    Classes lose their rows together: as many folds as the largest class has rows, so that a fold takes one row of every
+    class of equal shots. Leaving single rows out would hold each against classes that kept one example more than its
+    own, which at a few shots makes a model look less accurate and less sure than it is. One-shot supports and
+    regressions are left out row by row.
+    """
+    if not support.classes:
+        return _rows_in_folds(torch.zeros(len(support), dtype=torch.int64), max_folds, generator)
+    shots = int(torch.bincount(support.labels_N).max())
+    if shots == 1:
+        return _rows_in_folds(support.labels_N, max_folds, generator)
+    return deal_folds(support.labels_N, min(shots, _affordable(support, max_folds)), generator)
+
+
+def _rows_in_folds(strata_S: Tensor, max_folds: int, generator: torch.Generator) -> Tensor:
+    if len(strata_S) <= max_folds:
+        return torch.arange(len(strata_S))
+    return deal_folds(strata_S, _affordable(strata_S, max_folds), generator)
+
+
+def _affordable(rows: Sized, max_folds: int) -> int:
+    return max_folds if len(rows) <= MANY_ROWS else max(2, max_folds // 2)

@@ -1,15 +1,14 @@
-import math
-
 import pytest
 import torch
 
 from learning.calibration import (
-    conformal_quantile,
     expected_calibration_error,
     fit_familiarity,
     fit_temperature,
+    held_out_temperature,
     prediction_sets,
     set_threshold,
+    unknown_temperature,
 )  # fmt: skip
 
 
@@ -35,9 +34,57 @@ def test_calibration_error_equals_the_hand_computed_gap() -> None:
     assert expected_calibration_error(probs, labels) == pytest.approx(0.5 * 0.45 + 0.5 * 0.35, abs=1e-6)
 
 
-def test_conformal_quantile_is_infinite_when_too_few_rows_can_promise_it() -> None:
-    assert math.isinf(conformal_quantile(torch.arange(8.0), 0.9))
-    assert conformal_quantile(torch.arange(9.0), 0.9) == 8.0
+def drawn(
+    seed: int, n_rows: int, n_classes: int, *, spread: float, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs whose true temperature is known, and labels drawn from them."""
+    generator = torch.Generator().manual_seed(seed)
+    outputs = spread * torch.randn(n_rows, n_classes, generator=generator).double()
+    return outputs, torch.multinomial((outputs / temperature).softmax(1), 1, generator=generator)[:, 0]
+
+
+def test_unknown_temperature_follows_the_scale_of_the_outputs() -> None:
+    outputs, _ = drawn(0, 50, 20, spread=1.0, temperature=1.0)
+    assert unknown_temperature(0.1 * outputs) == pytest.approx(0.1 * unknown_temperature(outputs))
+    assert unknown_temperature(100 * outputs) == 1.0
+    assert unknown_temperature(torch.zeros(3, 2)) == 1.0
+    assert unknown_temperature(torch.zeros(0, 2)) == 1.0
+
+
+def test_unknown_temperature_is_not_moved_by_a_few_absent_classes() -> None:
+    outputs, _ = drawn(0, 50, 20, spread=1.0, temperature=1.0)
+    absent = outputs.clone()
+    absent[:, :2] = -30.0
+    assert unknown_temperature(absent) == pytest.approx(unknown_temperature(outputs), rel=0.3)
+
+
+def test_one_shot_answers_of_many_classes_are_not_left_unsure() -> None:
+    # The outputs of one-shot heads are small: at a temperature of 1 they would all be near 1 / 75.
+    outputs = 0.5 * torch.randn(75, 75, generator=torch.Generator().manual_seed(0)).double()
+    outputs += 3.0 * torch.eye(75)
+    temperature = held_out_temperature(outputs, torch.arange(75), torch.zeros(75, dtype=torch.bool))
+    assert 0.5 < float((outputs / temperature).softmax(1).amax(1).mean()) < 0.999
+
+
+def test_temperature_of_a_strong_prior_stays_where_the_prior_is() -> None:
+    outputs, labels = drawn(0, 16, 3, spread=2.0, temperature=1.0)
+    weak, strong = (fit_temperature(outputs, labels, prior=5.0, strength=strength) for strength in (1.0, 1000.0))
+    assert strong == pytest.approx(5.0, rel=0.1)
+    assert weak < 4.0
+
+
+@pytest.mark.parametrize(("n_rows", "n_classes"), [(16, 2), (40, 5)])
+def test_few_held_out_rows_give_calibrated_answers_and_sets(n_rows: int, n_classes: int) -> None:
+    inside, errors = [], []
+    for seed in range(300):
+        outputs, labels = drawn(seed, n_rows + 200, n_classes, spread=1.0, temperature=0.7)
+        temperature = held_out_temperature(outputs[:n_rows], labels[:n_rows])
+        probs = (outputs / temperature).softmax(1)
+        sets = prediction_sets(probs[n_rows:], set_threshold(probs[:n_rows], labels[:n_rows], 0.9))
+        inside.append(sets.gather(1, labels[n_rows:, None]).double().mean())
+        errors.append(probs[n_rows:].amax(1).mean() - (probs[n_rows:].argmax(1) == labels[n_rows:]).double().mean())
+    assert 0.88 <= float(torch.stack(inside).mean()) <= 0.92
+    assert abs(float(torch.stack(errors).mean())) <= 0.05
 
 
 def test_prediction_sets_cover_as_promised_on_fresh_rows() -> None:
