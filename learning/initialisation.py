@@ -13,7 +13,7 @@ from torch import Tensor
 
 from learning.config import Similarity
 from learning.heads import with_bias
-from learning.parameters import TransferParameters, embed
+from learning.parameters import TransferParameters, embed, embedded_outputs
 from learning.task import TransferTask, describe, domain_fit
 
 
@@ -53,14 +53,20 @@ def _source_head(task: TransferTask, weights_ED: Tensor, width: int) -> Tensor:
     return torch.cat([weight_ETF, padding.to(weight_ETF.device), bias_ET[..., None]], dim=-1).mT
 
 
-def generate(parameters: TransferParameters, task: TransferTask, *, similarity: Similarity) -> GeneratedInit:
-    """The initial head and the regime of its fine-tuning, from the task's description and its domains' fits."""
+def generate(
+    parameters: TransferParameters, task: TransferTask, *, similarity: Similarity, embedded_ESF: Tensor | None = None
+) -> GeneratedInit:
+    """The initial head and the regime of its fine-tuning, from the task's description and its domains' fits.
+
+    `embedded_ESF` is the embedded support where the caller has it already.
+    """
     generated_E4 = describe(task).to(task.support_ESF) @ parameters.init_4D.T
     log_source_E, log_prototype_E, log_regularisation_E, log_step_E = generated_E4.unbind(1)
     fit_ED = domain_fit(task)
     logits_ED = (parameters.domain_affinity * fit_ED).masked_fill(task.known_ED == 0, -1e9)
     weights_ED = torch.softmax(logits_ED, dim=1) * task.known_ED if fit_ED.shape[1] else fit_ED
-    embedded_ESF = embed(parameters, task.support_ESF, similarity)
+    if embedded_ESF is None:
+        embedded_ESF = embed(parameters, task.support_ESF, similarity)
     source_scale_E = log_source_E.clamp(-6, 4).exp() if task.classification else torch.sigmoid(log_source_E)
     head_EFT = source_scale_E[:, None, None] * _source_head(task, weights_ED, embedded_ESF.shape[-1])
     if task.classification:
@@ -122,7 +128,7 @@ def init_outputs(
     parameters: TransferParameters, task: TransferTask, query_EQF: Tensor, *, similarity: Similarity, steps: int
 ) -> Tensor:
     """(E, Q, T) outputs of the fine-tuned generated head: what meta-training differentiates."""
-    init = generate(parameters, task, similarity=similarity)
     embedded_ESF = embed(parameters, task.support_ESF, similarity)
+    init = generate(parameters, task, similarity=similarity, embedded_ESF=embedded_ESF)
     head_EFT = fine_tune(init, embedded_ESF, task.support_targets_EST, steps=steps, classification=task.classification)
-    return with_bias(embed(parameters, query_EQF, similarity)) @ head_EFT
+    return embedded_outputs(parameters, query_EQF, head_EFT, similarity)

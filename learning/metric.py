@@ -14,7 +14,7 @@ from torch import Tensor
 
 from learning.config import Selection, Similarity
 from learning.heads import ridge_solve, with_bias
-from learning.parameters import TransferParameters, coordinates, embed
+from learning.parameters import TransferParameters, coordinates, embed, embedded_outputs
 from learning.task import TransferTask, describe, domain_fit
 
 #: No source row counts for more than this many average ones.
@@ -125,7 +125,7 @@ def metric_outputs(
     change_EFT, _ = ridge_solve(
         with_bias(embed(parameters, rows_ESF, similarity)), targets_EST, weights_ES, weighted.regularisation_E
     )
-    outputs_EQT = with_bias(embed(parameters, query_EQF, similarity)) @ change_EFT
+    outputs_EQT = embedded_outputs(parameters, query_EQF, change_EFT, similarity)
     return outputs_EQT * weighted.scale_E[:, None, None] if task.classification else outputs_EQT
 
 

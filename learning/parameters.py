@@ -76,3 +76,21 @@ def embed(parameters: TransferParameters, features: Tensor, similarity: Similari
         return features
     gain = parameters.log_metric_gain.exp()
     return torch.cat([features, gain * coordinates(parameters, features, similarity)], dim=-1)
+
+
+def embedded_outputs(
+    parameters: TransferParameters, features_EQF: Tensor, head_EFT: Tensor, similarity: Similarity
+) -> Tensor:
+    """(E, Q, T) what a head on `embed`'s features, with the bias as last row, answers.
+
+    The learned gain multiplies the head instead of the features: with a fixed projection no derivative then runs
+    through the rows, which are far larger than the head.
+    """
+    width = features_EQF.shape[-1]
+    weight_EFT, metric_EPT, bias_E1T = head_EFT.split([width, head_EFT.shape[-2] - width - 1, 1], dim=-2)
+    outputs_EQT: Tensor = features_EQF @ weight_EFT + bias_E1T
+    if not parameters.projection_PF.shape[-2]:
+        return outputs_EQT
+    gain = parameters.log_metric_gain.exp()
+    metric_EQT: Tensor = coordinates(parameters, features_EQF, similarity) @ (gain * metric_EPT)
+    return outputs_EQT + metric_EQT

@@ -145,8 +145,9 @@ def _only(batch: EpisodeBatch, e: int) -> EpisodeBatch:
 def _clone_and_adapt(parameters: TransferParameters, batch: EpisodeBatch) -> Tensor:
     """The query loss of one task as the usual loop computes it: a cloned head, inner gradients by autograd."""
     task = batch.task
-    init = generate(parameters, task, similarity="cosine")
-    rows_SF = with_bias(embed(parameters, task.support_ESF, "cosine"))[0]
+    embedded_ESF = embed(parameters, task.support_ESF, "cosine")
+    init = generate(parameters, task, similarity="cosine", embedded_ESF=embedded_ESF)
+    rows_SF = with_bias(embedded_ESF)[0]
     pull, start_FT = init.regularisation_E[0], init.head_EFT[0]
     curvature = 0.5 * torch.linalg.eigvalsh((rows_SF @ rows_SF.T).detach())[-1] / len(rows_SF)
     rate, head_FT = init.step_E[0] / (curvature + 2 * pull), start_FT.clone()
