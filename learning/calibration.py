@@ -91,6 +91,12 @@ def prediction_sets(probs_QC: Tensor, threshold: float) -> Tensor:
     return sets_QC.scatter(1, probs_QC.argmax(1, keepdim=True), value=True)
 
 
+#: Share of rows of the known kind that score below this very number.
+_USUAL = 0.95
+#: Spreads from the typical distance to where the score is `_USUAL`.
+_SPREADS_TO_USUAL = 3.0 + math.log(_USUAL / (1 - _USUAL))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Familiarity:
     """Distance to the nearest known row, on the scale of the known rows' own nearest distances."""
@@ -100,7 +106,7 @@ class Familiarity:
     spread: float
 
     def ood(self, features_QF: Tensor) -> Tensor:
-        """(Q,) in [0, 1]: .5 at three spreads beyond the typical distance."""
+        """(Q,) in [0, 1]: .05 at the typical distance, .5 at three spreads beyond it."""
         nearest_Q = _distances(features_QF, self.reference_NF).amin(1)
         return torch.sigmoid((nearest_Q - self.typical) / self.spread - 3.0)
 
@@ -113,15 +119,22 @@ def _distances(first_QF: Tensor, second_NF: Tensor) -> Tensor:
 def fit_familiarity(features_NF: Tensor) -> Familiarity:
     """From rows the learner was fitted on; each row's nearest *other* row, copies apart, tells what is usual.
 
-    With a single row (or only copies of one) the scale of the features themselves stands in.
+    The score is .95 at the distance that a row of the same kind exceeds once in twenty, so that about as many of those
+    are flagged. Few rows do not tell it, and in many dimensions distances are all alike: it is never taken nearer than
+    a tenth beyond the typical distance. With a single row (or only copies of one) the scale of the features stands in.
     """
-    distances_NN = _distances(features_NF, features_NF)
+    distinct_NF = features_NF.unique(dim=0)
+    distances_NN = _distances(distinct_NF, distinct_NF)
     nearest_N = distances_NN.masked_fill(distances_NN <= 1e-6, math.inf).amin(1)
     nearest_N = nearest_N[torch.isfinite(nearest_N)]
     if len(nearest_N) < 2:
         scale = max(1.0, float(features_NF.norm(dim=1).mean()))
         return Familiarity(reference_NF=features_NF.float(), typical=scale, spread=scale / 4)
     typical = float(nearest_N.median())
-    # 1.4826 makes the median absolute deviation comparable to a standard deviation.
-    spread = max(1.4826 * float((nearest_N - typical).abs().median()), 0.1 * typical)
-    return Familiarity(reference_NF=features_NF.float(), typical=typical, spread=spread)
+    usual = float(interpolated_quantile(nearest_N, _USUAL))
+    margin = 0.1 * typical
+    if math.isinf(usual):
+        usual, margin = float(nearest_N.max()), 0.15 * typical
+    return Familiarity(
+        reference_NF=features_NF.float(), typical=typical, spread=max(usual - typical, margin) / _SPREADS_TO_USUAL
+    )

@@ -122,6 +122,21 @@ def test_familiarity_tells_a_far_query_from_a_near_one() -> None:
     assert far > 0.95
 
 
+def clusters(seed: int, n_per_cluster: int, *, move: float = 0.0) -> torch.Tensor:
+    """Rows around ten centres in 100 dimensions; `move` puts the centres elsewhere."""
+    centres = torch.randn(10, 100, generator=torch.Generator().manual_seed(1 + (move > 0)))
+    noise = torch.randn(10 * n_per_cluster, 100, generator=torch.Generator().manual_seed(seed))
+    return (1 + move) * centres.repeat(n_per_cluster, 1) + 0.5 * noise
+
+
+@pytest.mark.parametrize("n_per_cluster", [2, 5, 20])
+def test_familiarity_flags_foreign_rows_and_few_of_its_own_kind(n_per_cluster: int) -> None:
+    familiarity = fit_familiarity(clusters(0, n_per_cluster))
+    own, foreign = familiarity.ood(clusters(5, 100)), familiarity.ood(clusters(6, 100, move=0.2))
+    assert float((own > 0.95).double().mean()) <= 0.12
+    assert float((foreign > 0.95).double().mean()) >= 0.9
+
+
 @pytest.mark.parametrize("n_rows", [1, 2])
 def test_familiarity_is_finite_when_almost_nothing_is_known(n_rows: int) -> None:
     known = torch.ones(n_rows, 3)

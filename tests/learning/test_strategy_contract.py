@@ -224,3 +224,12 @@ def test_strategy_stops_when_progress_raises(strategy: str) -> None:
             encoder="none", encoder_revision="0", columns={}, strategy=strategy, options=STRATEGIES[strategy](),
             meta_learner=None, seed=0, progress=cancel,
         )  # fmt: skip
+
+
+@everywhere
+def test_strategy_abstains_on_foreign_rows_and_seldom_on_its_own(strategy: str, meta_learner: MetaLearner) -> None:
+    learner = adapted(strategy, blobs(7, 10), meta_learner).learner
+    own = learner.predict(features(blobs(7, 60))).abstain_Q
+    foreign = learner.predict(Features(matrix_NF=25 + features(blobs(9, 20)).matrix_NF)).abstain_Q
+    assert float(own.double().mean()) <= 0.15
+    assert foreign.all()
