@@ -34,7 +34,7 @@ def interval95(values: Sequence[float]) -> tuple[float, float]:
 
 def target_only_outputs(batch: EpisodeBatch) -> Tensor:
     """(E, Q, T) of a head fitted on each support alone: gradient steps from zero toward the regularised optimum."""
-    support_ESF, targets_EST = batch.task.support_ESF, batch.task.support_targets_EST
+    support_ESF, targets_EST = batch.alone_support_ESG, batch.task.support_targets_EST
     n_episodes, n_support, width = support_ESF.shape
     start = GeneratedInit(
         head_EFT=torch.zeros(n_episodes, width + 1, targets_EST.shape[2]),
@@ -45,7 +45,7 @@ def target_only_outputs(batch: EpisodeBatch) -> Tensor:
     head_EFT = fine_tune(
         start, support_ESF, targets_EST, steps=_BASELINE_STEPS, classification=batch.task.classification
     )
-    return with_bias(batch.query_EQF) @ head_EFT
+    return with_bias(batch.alone_query_EQG) @ head_EFT
 
 
 def query_scores(outputs_EQT: Tensor, batch: EpisodeBatch) -> Tensor:

@@ -25,13 +25,16 @@ FEWEST_SOURCE_ROWS = 32
 class EpisodeBatch:
     """`task` holds E tasks, `query_EQF` their queries and `query_targets_EQT` the answers (one-hot or standardised).
 
-    `domain_E` is the domain that plays the target.
+    `domain_E` is the domain that plays the target. `alone_support_ESG` and `alone_query_EQG` are the same rows as a
+    learner that transfers nothing sees them.
     """
 
     task: TransferTask
     domain_E: Tensor
     query_EQF: Tensor
     query_targets_EQT: Tensor
+    alone_support_ESG: Tensor
+    alone_query_EQG: Tensor
     shots: int
 
 
@@ -140,6 +143,7 @@ class EpisodeSampler:
         classes_EC = torch.stack([draw.classes_C for draw in draws])
         support_ES = torch.stack([draw.support_S for draw in draws])
         query_EQ = torch.stack([draw.query_Q for draw in draws])
+        alone_NG = self.bank.features_NF if self.bank.alone_NG is None else self.bank.alone_NG
         shift_ED = self._hostile_shifts(len(draws), classes_EC.shape[1], generator)
         known_ED, prior_EDTF, prior_bias_EDT = self._priors(draws, classes_EC)
         targets = [self._targets(rows_EN, classes_EC, support_ES) for rows_EN in (support_ES, query_EQ, source_EM)]
@@ -160,6 +164,8 @@ class EpisodeSampler:
             domain_E=torch.tensor([draw.domain for draw in draws]),
             query_EQF=self.bank.features_NF[query_EQ],
             query_targets_EQT=targets[1],
+            alone_support_ESG=alone_NG[support_ES],
+            alone_query_EQG=alone_NG[query_EQ],
             shots=shots,
         )
 

@@ -57,11 +57,15 @@ class MetaLearner:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HonestSources:
-    """The sources as a new domain will be seen: under a graft that never saw `held_out` (see `learning.grafting`)."""
+    """The sources as a new domain will be seen: under a graft that never saw `held_out` (see `learning.grafting`).
+
+    `alone` reads the held-out rows by the rootstock: what transferring, the graft included, is compared with.
+    """
 
     domains: Sequence[Domain]
     featuriser: Featuriser
     held_out: HeldOutPart
+    alone: Featuriser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +180,7 @@ def meta_train(
     if honest is None:
         seen, split = bank, split_sources(bank, options.episode, generator)
     else:
-        seen, _ = _bank(honest.domains, honest.featuriser, options, generator)
+        seen = _honest_bank(honest, options, generator)
         split = split_after_graft(seen, honest.held_out, options.episode, generator)
     parameters, steps = _train(seen, split, options, generator, progress)
     card = make_card(
@@ -207,6 +211,13 @@ def _bank(
     """The sources in a feature space that was fitted on all of them."""
     fitted = featuriser.fit([domain.data.inputs for domain in sources])
     return build_bank(sources, fitted, max_rows=options.max_rows_per_source, generator=generator), fitted
+
+
+def _honest_bank(honest: HonestSources, options: MetaTrainOptions, generator: torch.Generator) -> SourceBank:
+    fitted = honest.featuriser.fit([domain.data.inputs for domain in honest.domains])
+    held = [d.data.inputs for d in honest.domains if honest.held_out.domain in {None, d.name}]
+    rows = options.max_rows_per_source
+    return build_bank(honest.domains, fitted, max_rows=rows, generator=generator, alone=honest.alone.fit(held))
 
 
 def _train(

@@ -21,7 +21,8 @@ class SourceBank:
 
     `labels_N` indexes `classes`; `values_N` holds a regression's labels; `row_N` is the row's place in its own dataset.
     `head_DTF` and `head_bias_DT` answer in one-hot scale (classification) or label units; `knows_DT` tells which
-    classes a domain has.
+    classes a domain has. `alone_NG` are the rows as a learner that transfers nothing would see them, where that differs
+    from `features_NF`: by the rootstock instead of under a graft.
     """
 
     names: tuple[str, ...]
@@ -34,6 +35,7 @@ class SourceBank:
     head_DTF: Tensor
     head_bias_DT: Tensor
     knows_DT: Tensor
+    alone_NG: Tensor | None = None
 
     @property
     def classification(self) -> bool:
@@ -67,9 +69,16 @@ def _domain_head(features_NF: Tensor, targets_NT: Tensor, *, classification: boo
 
 
 def build_bank(
-    domains: Sequence[Domain], featuriser: FittedFeaturiser, *, max_rows: int, generator: torch.Generator
+    domains: Sequence[Domain],
+    featuriser: FittedFeaturiser,
+    *,
+    max_rows: int,
+    generator: torch.Generator,
+    alone: FittedFeaturiser | None = None,
 ) -> SourceBank:
     """All domains in the space of `featuriser`, each subsampled to `max_rows`, with its own ridge head.
+
+    `alone` makes the bank's `alone_NG`.
 
     Raises `IncompatibleDomain` where classification and regression domains are mixed.
     """
@@ -77,7 +86,7 @@ def build_bank(
         raise IncompatibleDomain("sources mix classification and regression", hint="use sources of one task")
     classes = tuple(sorted({name for domain in domains for name in domain.data.classes}))
     position = {name: i for i, name in enumerate(classes)}
-    features, labels, values, places, rows, heads, biases, knows = [], [], [], [], [], [], [], []
+    features, labels, values, places, rows, heads, biases, knows, apart = [], [], [], [], [], [], [], [], []
     for d, domain in enumerate(domains):
         kept_N = stratified_subsample(_strata(domain.data.labels_N, domain.data.classes), max_rows, generator)
         data = domain.data.select(kept_N)
@@ -87,6 +96,7 @@ def build_bank(
         targets_NT = one_hot(labels_N, len(classes)) if classes else data.labels_N.double()[:, None]
         weight_TF, bias_T = _domain_head(features_NF, targets_NT, classification=bool(classes))
         features.append(features_NF)
+        apart.append(alone.transform(data.inputs) if alone else features_NF[:, :0])
         labels.append(labels_N)
         values.append(torch.zeros(len(data), dtype=torch.float64) if classes else data.labels_N.double())
         places.append(torch.full((len(data),), d))
@@ -105,6 +115,7 @@ def build_bank(
         head_DTF=torch.stack(heads),
         head_bias_DT=torch.stack(biases),
         knows_DT=torch.stack(knows),
+        alone_NG=torch.cat(apart) if alone else None,
     )
 
 

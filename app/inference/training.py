@@ -216,10 +216,19 @@ def _meta_training_domains(
     if grafting.graft is None or grafting.honest is None or grafting.held_out is None:
         return to_domains(engine, sources, encoder, progress), None
     domains = to_domains(engine, sources, encoder, part_of(progress, 0.0, 0.5), grafts=[grafting.graft])
-    seen = to_domains(engine, sources, encoder, part_of(progress, 0.5, 1.0), grafts=[grafting.honest])
+    seen = []
+    for place, (name, examples) in enumerate(sources):
+        share = part_of(progress, 0.5 + place / len(sources) / 2, 0.5 + (place + 1) / len(sources) / 2)
+        # What transferring is compared with needs the rootstock's features too, of the part that plays the target.
+        held = grafting.held_out.domain in {None, name}
+        grafts = [None, grafting.honest] if held else [grafting.honest]
+        seen += to_domains(engine, [(name, examples)], encoder, share, grafts=grafts)
     modality = cast("Modality", sources[0][1].modality)
     honest = HonestSources(
-        domains=seen, featuriser=featuriser_for(modality, grafting.honest.digest), held_out=grafting.held_out
+        domains=seen,
+        featuriser=featuriser_for(modality, grafting.honest.digest),
+        held_out=grafting.held_out,
+        alone=featuriser_for(modality),
     )
     return domains, honest
 

@@ -94,6 +94,11 @@ def _archive(path: Path) -> Examples[bytes]:
         )
 
 
+def drawn(examples: Examples[Input], rows: int, seed: int = 0) -> Examples[Input]:
+    """`rows` of the examples at random: some files are sorted by label."""
+    return examples.select(shuffled(len(examples), seed)[:rows].sort().values.tolist())
+
+
 def shuffled(n_rows: int, seed: int) -> Tensor:
     """(N,) a permutation that depends on the seed alone."""
     return torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,75 @@
+"""Intents of a bank's customers (BANKING77) after meta-training on general ones (CLINC150): no label is shared.
+
+CLINC150's ten groups of intents are ten source domains. The official test set is the test; supports are drawn from the
+official training set, which nothing else sees.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from benchmarks.learning import data
+from benchmarks.learning.baselines.logistic import target_only
+from benchmarks.learning.baselines.problem import Baseline
+from benchmarks.learning.few_shot import Scores, problem_of
+from benchmarks.learning.grafted import Family, both, meta_learned
+from benchmarks.learning.results import Bench, SuiteResult
+from learning.config import GraftOptions, MetaTrainOptions
+from learning.encoders.text import TextEncoder, load_minilm
+from learning.types import LabelledSet
+
+SHOTS = (1, 5, 8, 10)
+REQUIRED = {1: 60.0, 5: 82.0, 10: 87.5}
+CALIBRATED_AT = 8
+#: Rows of each source that are encoded for stage B.
+SOURCE_ROWS = 450
+GRAFT = GraftOptions(steps=200, time_budget_s=7200)
+BASELINES: dict[str, Baseline] = {"logistic regression (scikit-learn)": target_only}
+
+
+def run(bench: Bench) -> SuiteResult:
+    encoder = load_minilm()
+    family = learned(bench, encoder)
+    texts = data.banking77(bench.data, "train")
+    test_texts = data.banking77(bench.data, "test")
+    test = both(bench, encoder, family.learner.graft, data.drawn(test_texts, 300) if bench.quick else test_texts)
+    scores = Scores()
+    seeds = range(1 if bench.quick else 5)
+    for shots in SHOTS[:1] if bench.quick else SHOTS:
+        for seed in seeds:
+            support = _support(bench, encoder, family, texts, shots, seed)
+            scores.strategies(shots, support, encoder, family, test, seed)
+            scores.baselines(shots, BASELINES, problem_of(support, [support.select(torch.zeros(0).long())], seed), test)
+    return SuiteResult(
+        name="intents",
+        protocol=(
+            f"Meta-trained on the ten groups of CLINC150 (stage A on all of its 15,000 training rows, stage B on "
+            f"{SOURCE_ROWS} of each), target BANKING77, its official test set (3,080 rows), {len(seeds)} seeds."
+        ),
+        unit="% accuracy",
+        rows=scores.rows(),
+        goals=[*scores.accuracy_goals(REQUIRED), *scores.calibration_goals(CALIBRATED_AT)],
+        notes=scores.choices(),
+    )
+
+
+def learned(bench: Bench, encoder: TextEncoder) -> Family:
+    """The graft and the meta-learner of CLINC150's groups."""
+    texts = data.clinc150(bench.data, "train")
+    groups = {
+        group: texts.select([i for i, name in enumerate(texts.groups) if name == group])
+        for group in sorted(set(texts.groups))
+    }
+    if bench.quick:
+        groups = {name: data.drawn(examples, 150) for name, examples in groups.items()}
+    graft = replace(GRAFT, steps=10) if bench.quick else GRAFT
+    return meta_learned(bench, encoder, groups, MetaTrainOptions(graft=graft), rows=SOURCE_ROWS)
+
+
+def _support(
+    bench: Bench, encoder: TextEncoder, family: Family, texts: data.Examples[str], shots: int, seed: int
+) -> LabelledSet:
+    numbers = {name: i for i, name in enumerate(texts.classes)}
+    labels_N = torch.tensor([numbers[name] for name in texts.labels])
+    chosen = texts.select(data.few(labels_N, shots, seed).tolist())
+    return both(bench, encoder, family.learner.graft, chosen)
