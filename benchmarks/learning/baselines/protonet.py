@@ -7,15 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmarks.learning.baselines.episodic import Scaling, best_state, prepare
+from benchmarks.learning.baselines.episodic import Scaling, best_state, identity_layer, prepare
 from benchmarks.learning.baselines.problem import Problem
 from learning.heads import one_hot
-from learning.inner_loop import VectorTasks, mlp, support_loss
+from learning.inner_loop import VectorTasks, support_loss
 from learning.sources import SourceBank
 
-WIDTHS = (128, 64)
-LR = 1e-3
-STEPS = 1000
+LR = 3e-5
+STEPS = 300
 
 Parameters = Mapping[str, Tensor]
 
@@ -43,7 +42,7 @@ def proto_logits(
     query_EQP: Tensor = functional_call(network, dict(parameters), (query_EQF,))
     prototypes_ECP = targets_EST.mT @ support_ESP / targets_EST.sum(1)[..., None].clamp_min(1)
     squared_EQC: Tensor = (query_EQP[:, :, None] - prototypes_ECP[:, None]).square().sum(-1)
-    logits_EQC: Tensor = -squared_EQC / WIDTHS[-1] ** 0.5
+    logits_EQC: Tensor = -squared_EQC / query_EQP.shape[-1] ** 0.5
     return logits_EQC
 
 
@@ -51,7 +50,7 @@ def train(bank: SourceBank, seed: int, *, steps: int = STEPS) -> ProtoNet:
     """Meta-trained on episodes of `bank`; the same seed gives the same baseline."""
     generator = torch.Generator().manual_seed(seed)
     episodes = prepare(bank, generator)
-    network = mlp((bank.width, *WIDTHS), generator)
+    network = identity_layer(bank.width)
     start = {name: t.detach().clone() for name, t in network.named_parameters()}
 
     def loss(parameters: Parameters, tasks: VectorTasks) -> Tensor:
