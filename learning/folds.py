@@ -87,17 +87,19 @@ def _kept_class(train: LabelledSet, labels_H: Tensor) -> Tensor:
 def plan_folds(support: LabelledSet, max_folds: int, generator: torch.Generator) -> Tensor:
     """(S,) the fold of each row; at most `max_folds` folds.
 
-    Classes lose their rows together: as many folds as the largest class has rows, so that a fold takes one row of every
-    class of equal shots. Leaving single rows out would hold each against classes that kept one example more than its
-    own, which at a few shots makes a model look less accurate and less sure than it is. One-shot supports and
-    regressions are left out row by row.
+    Classes lose their rows together: as many folds as the largest class has rows, or a divisor of that, so that a fold
+    takes as many rows of every class of equal shots. Leaving single rows out would hold each against classes that kept
+    one example more than its own, which at a few shots makes a model look less accurate and less sure than it is.
+    One-shot supports and regressions are left out row by row.
     """
     if not support.classes:
         return _rows_in_folds(torch.zeros(len(support), dtype=torch.int64), max_folds, generator)
     shots = int(torch.bincount(support.labels_N).max())
     if shots == 1:
         return _rows_in_folds(support.labels_N, max_folds, generator)
-    return deal_folds(support.labels_N, min(shots, _affordable(support, max_folds)), generator)
+    most = min(shots, _affordable(support, max_folds))
+    even = [n_folds for n_folds in range(max(2, (most + 1) // 2), most + 1) if shots % n_folds == 0]
+    return deal_folds(support.labels_N, max(even, default=most), generator)
 
 
 def _rows_in_folds(strata_S: Tensor, max_folds: int, generator: torch.Generator) -> Tensor:

@@ -19,6 +19,17 @@ def test_folds_leave_out_one_row_of_every_class_when_shots_are_equal(shots: int)
         assert support.labels_N[fold_S == fold].sort().values.tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize(("shots", "n_folds"), [(8, 4), (20, 5), (7, 5)])
+def test_fewer_folds_than_shots_still_take_as_many_rows_of_every_class_where_that_is_possible(
+    shots: int, n_folds: int
+) -> None:
+    support = blobs(0, shots)
+    fold_S = plan(support, max_folds=5)
+    assert len(fold_S.unique()) == n_folds
+    taken = torch.bincount(3 * fold_S + support.labels_N)
+    assert (len(taken.unique()) == 1) == (shots % n_folds == 0)
+
+
 def test_folds_are_no_more_than_asked_for() -> None:
     assert len(plan(blobs(0, 30), max_folds=6).unique()) == 6
     assert len(plan(slopes(0, 30), max_folds=6).unique()) == 6
