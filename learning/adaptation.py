@@ -21,7 +21,16 @@ from learning.config import MAX_SOURCE_ROWS, AutoOptions, GraftTuningOptions, Me
 from learning.errors import IncompatibleDomain, InvalidData
 from learning.folds import HeldOut, held_out, plan_folds
 from learning.graft_tuning import TargetEncoding, TunedGraft, tune_graft
-from learning.guard import Gain, card_prior, choose, describe_choice, is_worse_than_chance, paired_gain, row_scores
+from learning.guard import (
+    Gain,
+    card_prior,
+    choose,
+    count_hits,
+    describe_choice,
+    is_worse_than_chance,
+    paired_gain,
+    row_scores,
+)
 from learning.meta import MetaLearner
 from learning.parameters import default_parameters
 from learning.sources import build_bank
@@ -253,6 +262,7 @@ def _gains(scored: Mapping[str, Scored], support: LabelledSet, meta_learner: Met
             card_prior(meta_learner.card if meta_learner else None, name, shots),
             worse_than_chance=bool(useful_S.any())
             and is_worse_than_chance(candidate.held_out.outputs_ST[useful_S], _rows(support, useful_S)),
+            hits=count_hits(candidate.held_out.outputs_ST[useful_S], _rows(support, useful_S)),
         )
     return gains
 

@@ -2,8 +2,10 @@
 
 Evidence is the paired difference of held-out scores on the target's rows. It is noisy at a few shots, so it is shrunk
 toward what the meta-learner's card expects at this number of shots (a normal prior); without a card the prior expects
-nothing. A candidate replaces target_only only where the posterior gain lies beyond the asked number of standard errors
-above zero *and* the target's own rows do not speak against it.
+nothing. A card speaks of honest sources, and those of a job may be mislabelled or of another matter: that is a second
+hypothesis, of a loss, and the candidate's held-out answers tell the two apart. The posterior is the mixture of both. A
+candidate replaces target_only only where the posterior gain lies beyond the asked number of standard errors above zero
+*and* the target's own rows do not speak against it.
 """
 
 import math
@@ -21,14 +23,40 @@ from learning.types import LabelledSet
 DEFAULT_SPREAD, LEAST_SPREAD = 0.15, 0.03
 #: Two pseudo-rows of this deviation keep a handful of equal differences from looking certain.
 PSEUDO_ROWS, PSEUDO_DEVIATION = 2.0, 0.3
+#: Points on which a likelihood is integrated over accuracies.
+_GRID = 50
+
+
+#: Probability that sources of a job mislead although a meta-learner's card promises a gain: as often as meta-training
+#: makes them (`EpisodeOptions.hostile`).
+MISLEADING = 0.15
+#: What misleading sources do: mean and spread of the gain, and of accuracy above guessing.
+MISLEADING_GAIN, MISLEADING_ACCURACY = (-0.08, 0.1), (-0.05, 0.1)
+#: Spread between tasks of an accuracy that a card states.
+ACCURACY_SPREAD = 0.07
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """Expected gain over target_only and its spread between tasks."""
+    """Expected gain over target_only and its spread between tasks.
+
+    `accuracy` is the candidate's where a card states it. `error` is the standard error of `mean` itself: all that is
+    unknown of the gain to be expected where no row of the target can be compared; None: the spread.
+    """
 
     mean: float = 0.0
     deviation: float = DEFAULT_SPREAD
+    accuracy: float | None = None
+    error: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hits:
+    """Held-out rows that a candidate got right, of how many, between how many classes."""
+
+    right: int
+    rows: int
+    n_classes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,45 +92,115 @@ def row_scores(outputs_ST: Tensor, support: LabelledSet, temperature: float) -> 
 def card_prior(card: Mapping[str, Any] | None, strategy: str, shots: float) -> Prior:
     """The card's gain for `strategy`, interpolated in log shots between the numbers of shots it was measured at."""
     episodes = sorted(card["episodes"], key=lambda entry: entry["shots"]) if card else []
-    if not episodes:
+    if not card or not episodes:
         return Prior()
-    gains = [(math.log(entry["shots"]), entry[strategy]["gain"]) for entry in episodes]
-    x = min(max(math.log(max(shots, 1.0)), gains[0][0]), gains[-1][0])
-    for (low, first), (high, second) in pairwise(gains):
+    is_accuracy = card.get("measure") == "accuracy"
+    known = [(math.log(entry["shots"]), _prior(entry[strategy], is_accuracy=is_accuracy)) for entry in episodes]
+    x = min(max(math.log(max(shots, 1.0)), known[0][0]), known[-1][0])
+    for (low, first), (high, second) in pairwise(known):
         if low <= x <= high:
-            t = (x - low) / (high - low)
-            return _prior(*((1 - t) * first[key] + t * second[key] for key in ("value", "deviation")))
-    return _prior(gains[-1][1]["value"], gains[-1][1]["deviation"])
+            return _between(first, second, (x - low) / (high - low))
+    return known[-1][1]
 
 
-def _prior(mean: float, deviation: float) -> Prior:
-    return Prior(mean=mean, deviation=max(deviation, LEAST_SPREAD))
+def _prior(entry: Mapping[str, Any], *, is_accuracy: bool) -> Prior:
+    gain = entry["gain"]
+    low, high = gain.get("interval", (gain["value"], gain["value"]))
+    return Prior(
+        mean=gain["value"],
+        deviation=max(gain["deviation"], LEAST_SPREAD),
+        accuracy=entry["score"] if is_accuracy else None,
+        error=(high - low) / (2 * 1.96) if high > low else None,
+    )
 
 
-def paired_gain(candidate_S: Tensor, baseline_S: Tensor, prior: Prior, *, worse_than_chance: bool) -> Gain:
+def _between(first: Prior, second: Prior, t: float) -> Prior:
+    def at(a: float | None, b: float | None) -> float | None:
+        return None if a is None or b is None else (1 - t) * a + t * b
+
+    return Prior(
+        mean=(1 - t) * first.mean + t * second.mean,
+        deviation=(1 - t) * first.deviation + t * second.deviation,
+        accuracy=at(first.accuracy, second.accuracy),
+        error=at(first.error, second.error),
+    )
+
+
+def misleading_probability(prior: Prior, hits: Hits | None) -> float:
+    """Posterior probability that the sources mislead, from the accuracy of the candidate's held-out answers.
+
+    Binomial in the hits; the accuracy is normal around the card's (honest) or just below guessing (misleading). 0
+    without a card, whose promise is what could be wrong.
+    """
+    if prior.accuracy is None:
+        return 0.0
+    if hits is None or not hits.rows:
+        return MISLEADING
+    guessing, spread = 1 / hits.n_classes + MISLEADING_ACCURACY[0], MISLEADING_ACCURACY[1]
+    misled = MISLEADING * _likelihood(hits, guessing, spread)
+    honest = (1 - MISLEADING) * _likelihood(hits, prior.accuracy, ACCURACY_SPREAD)
+    return misled / (misled + honest)
+
+
+def _likelihood(hits: Hits, mean: float, deviation: float) -> float:
+    """Of the hits, up to a constant, with the accuracy normal and cut to (0, 1)."""
+    grid = [(step + 0.5) / _GRID for step in range(_GRID)]
+    weights = [math.exp(-0.5 * ((accuracy - mean) / deviation) ** 2) for accuracy in grid]
+    missed = hits.rows - hits.right
+    chances = [math.exp(hits.right * math.log(a) + missed * math.log1p(-a)) for a in grid]
+    return sum(w * c for w, c in zip(weights, chances, strict=True)) / sum(weights)
+
+
+def paired_gain(
+    candidate_S: Tensor, baseline_S: Tensor, prior: Prior, *, worse_than_chance: bool, hits: Hits | None = None
+) -> Gain:
     """Posterior of the mean difference of row scores (paired, on the comparable rows only).
 
-    `worse_than_chance`: the candidate answers the held-out rows worse than guessing; with no comparable row that is all
-    the target can say, and it is enough to refuse.
+    `worse_than_chance`: the candidate answers the held-out rows worse than guessing; with no comparable row the card's
+    expectation stands, less the probability that the sources mislead.
     """
     difference_S = candidate_S - baseline_S
     n_rows = len(difference_S)
+    misled = misleading_probability(prior, hits)
     if n_rows == 0:
-        return Gain(
-            mean=prior.mean, deviation=prior.deviation, evidence=None, error=None, contradicted=worse_than_chance
-        )
+        expected = prior.deviation if prior.error is None else prior.error
+        mean, deviation = _mixture((prior.mean, expected), MISLEADING_GAIN, misled)
+        return Gain(mean=mean, deviation=deviation, evidence=None, error=None, contradicted=worse_than_chance)
     evidence = float(difference_S.mean())
     squares = float((difference_S - evidence).square().sum()) + PSEUDO_ROWS * PSEUDO_DEVIATION**2
     error = math.sqrt(squares / (n_rows - 1 + PSEUDO_ROWS) / n_rows)
-    precision, prior_precision = 1 / error**2, 1 / prior.deviation**2
-    mean = (precision * evidence + prior_precision * prior.mean) / (precision + prior_precision)
+    honest = _posterior(prior.mean, prior.deviation, evidence, error)
+    mean, deviation = _mixture(honest, _posterior(*MISLEADING_GAIN, evidence, error), misled)
     return Gain(
         mean=mean,
-        deviation=(precision + prior_precision) ** -0.5,
+        deviation=deviation,
         evidence=evidence,
         error=error,
         contradicted=worse_than_chance or evidence < -error,
     )
+
+
+def _posterior(mean: float, deviation: float, evidence: float, error: float) -> tuple[float, float]:
+    """Mean and deviation of a normal prior after normal evidence."""
+    precision, prior_precision = 1 / error**2, 1 / deviation**2
+    return (precision * evidence + prior_precision * mean) / (precision + prior_precision), (
+        precision + prior_precision
+    ) ** -0.5
+
+
+def _mixture(first: tuple[float, float], second: tuple[float, float], share: float) -> tuple[float, float]:
+    """Mean and deviation of two normals, the second with probability `share`."""
+    mean = (1 - share) * first[0] + share * second[0]
+    between = (1 - share) * (first[0] - mean) ** 2 + share * (second[0] - mean) ** 2
+    return mean, math.sqrt((1 - share) * first[1] ** 2 + share * second[1] ** 2 + between)
+
+
+def count_hits(outputs_ST: Tensor, support: LabelledSet) -> Hits | None:
+    """Of held-out answers to a classification; None for a regression."""
+    if not support.classes:
+        return None
+    right = int((outputs_ST.argmax(1) == support.labels_N).sum())
+    return Hits(right=right, rows=len(support), n_classes=len(support.classes))
 
 
 def is_worse_than_chance(outputs_ST: Tensor, support: LabelledSet) -> bool:

@@ -1,7 +1,17 @@
 import pytest
 import torch
 
-from learning.guard import Prior, card_prior, choose, describe_choice, is_worse_than_chance, paired_gain
+from learning.guard import (
+    MISLEADING,
+    Hits,
+    Prior,
+    card_prior,
+    choose,
+    describe_choice,
+    is_worse_than_chance,
+    misleading_probability,
+    paired_gain,
+)
 from learning.types import Domain, Features, labelled_set
 from tests.learning.problems import accuracy, blobs, features, quick_meta_learner, run, sources
 
@@ -44,6 +54,36 @@ def test_guard_refuses_a_contradicted_candidate_whatever_the_card_says() -> None
     harmful = paired_gain(torch.full((8,), -0.3), torch.zeros(8), prior, worse_than_chance=False)
     assert harmful.contradicted
     assert choose({"metric": harmful}, 1.0) == "target_only"
+
+
+def promising(**changes: float) -> Prior:
+    """What a card of honest sources says of a binary task at eight shots."""
+    return Prior(mean=0.1, deviation=0.05, accuracy=0.75, **changes)
+
+
+def test_answers_as_good_as_the_card_says_clear_the_sources_and_guesses_do_not() -> None:
+    prior = promising()
+    right = [misleading_probability(prior, Hits(right=n, rows=16, n_classes=2)) for n in (6, 8, 10, 12, 14)]
+    assert right == sorted(right, reverse=True)
+    assert right[0] > 0.7
+    assert right[3] < MISLEADING / 2
+    assert misleading_probability(prior, Hits(right=0, rows=0, n_classes=2)) == MISLEADING
+
+
+def test_guard_does_not_take_a_cards_word_where_held_out_answers_are_guesses() -> None:
+    slight, nothing, prior = torch.full((16,), 0.02), torch.zeros(16), promising()
+    guessing = paired_gain(slight, nothing, prior, worse_than_chance=False, hits=Hits(right=6, rows=16, n_classes=2))
+    knowing = paired_gain(slight, nothing, prior, worse_than_chance=False, hits=Hits(right=13, rows=16, n_classes=2))
+    assert choose({"metric": guessing}, 1.0) == "target_only"
+    assert choose({"metric": knowing}, 1.0) == "metric"
+
+
+def test_one_shot_rows_that_only_sources_can_answer_decide_whether_the_card_holds() -> None:
+    none, prior = torch.zeros(0), Prior(mean=0.1, deviation=0.1, accuracy=0.8, error=0.01)
+    right = paired_gain(none, none, prior, worse_than_chance=False, hits=Hits(right=5, rows=7, n_classes=7))
+    wrong = paired_gain(none, none, prior, worse_than_chance=False, hits=Hits(right=2, rows=7, n_classes=7))
+    assert choose({"metric": right}, 1.0) == "metric"
+    assert choose({"metric": wrong}, 1.0) == "target_only"
 
 
 def test_chance_is_told_from_held_out_answers() -> None:
