@@ -37,12 +37,13 @@ class ProtoNet:
 def proto_logits(
     network: nn.Module, parameters: Parameters, support_ESF: Tensor, targets_EST: Tensor, query_EQF: Tensor
 ) -> Tensor:
-    """(E, Q, C) minus the mean squared difference between a query and a class's mean embedding (eq. 1 and 2)."""
+    """(E, Q, C) minus the squared distance between a query and a class's mean embedding (eq. 1 and 2), up to scale."""
     support_ESP: Tensor = functional_call(network, dict(parameters), (support_ESF,))
     query_EQP: Tensor = functional_call(network, dict(parameters), (query_EQF,))
     prototypes_ECP = targets_EST.mT @ support_ESP / targets_EST.sum(1)[..., None].clamp_min(1)
-    squared_EQC: Tensor = (query_EQP[:, :, None] - prototypes_ECP[:, None]).square().sum(-1)
-    logits_EQC: Tensor = -squared_EQC / query_EQP.shape[-1] ** 0.5
+    # The square of the query itself is the same for every class.
+    closeness_EQC = query_EQP @ prototypes_ECP.mT - 0.5 * prototypes_ECP.square().sum(-1)[:, None]
+    logits_EQC: Tensor = 2 * closeness_EQC / query_EQP.shape[-1] ** 0.5
     return logits_EQC
 
 
