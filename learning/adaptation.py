@@ -20,7 +20,7 @@ from learning.canonical import canonical
 from learning.config import MAX_SOURCE_ROWS, AutoOptions, GraftTuningOptions, MetricOptions, StrategyOptions
 from learning.errors import IncompatibleDomain, InvalidData
 from learning.folds import HeldOut, held_out, plan_folds
-from learning.graft_tuning import TargetEncoding, TunedGraft, tune_graft
+from learning.graft_tuning import TargetEncoding, TunedGraft, mixed_start, tune_graft
 from learning.guard import (
     Gain,
     card_prior,
@@ -127,8 +127,11 @@ def _tuned(
         return None
     if not isinstance(options, GraftTuningOptions) or options.graft_steps == 0:
         return None
+    use = init.fit(support).sources
+    names = () if init.context.bank is None else init.context.bank.names
+    weights = dict(zip(names, use.domain_weights_D.tolist(), strict=True)) if use else {}
     return tune_graft(
-        init, candidates[chosen], support, encoding.select(order_S.tolist()), meta_learner.graft,
+        init, candidates[chosen], support, encoding.select(order_S.tolist()), mixed_start(meta_learner, weights),
         steps=options.graft_steps, lr=options.graft_lr, generator=generator,
         progress=lambda done: progress(0.9 + 0.05 * done, "tuning the graft"),
     )  # fmt: skip

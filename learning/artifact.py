@@ -5,7 +5,7 @@ Loading reads numbers and JSON only, so an artifact from an untrusted place can 
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,9 +74,14 @@ def _graft_tensors(graft: Graft | None) -> dict[str, Tensor]:
     return {} if graft is None else {name: offset.half() for name, offset in graft.offsets.items()}
 
 
-def _graft(tensors: Mapping[str, Tensor]) -> Graft | None:
-    offsets = {name: offset.float() for name, offset in _group(tensors, "graft").items()}
+def _graft(tensors: Mapping[str, Tensor], group: str = "graft") -> Graft | None:
+    offsets = {name: offset.float() for name, offset in _group(tensors, group).items()}
     return Graft(offsets=offsets) if offsets else None
+
+
+def _source_grafts(tensors: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Graft]:
+    found = {name: _graft(tensors, f"source_graft_{i}") for i, name in enumerate(names)}
+    return {name: graft for name, graft in found.items() if graft is not None}
 
 
 def dump_learner(learner: BaseLearner) -> bytes:
@@ -173,10 +178,12 @@ def dump_meta_learner(meta_learner: MetaLearner) -> bytes:
         "similarity": meta_learner.similarity,
         "featuriser": featuriser[1],
         "card": meta_learner.card,
+        "source_grafts": list(meta_learner.source_grafts),
     }
     parameters = meta_learner.parameters.to(torch.float32).tensors()
     groups = {"parameters": parameters, "featuriser": featuriser[0], "graft": _graft_tensors(meta_learner.graft)}
-    return _dump("meta_learner", groups, header)
+    own = enumerate(meta_learner.source_grafts.values())
+    return _dump("meta_learner", groups | {f"source_graft_{i}": _graft_tensors(graft) for i, graft in own}, header)
 
 
 def load_meta_learner(data: bytes) -> MetaLearner:
@@ -194,6 +201,7 @@ def load_meta_learner(data: bytes) -> MetaLearner:
             parameters=TransferParameters.from_tensors(_group(tensors, "parameters")),
             card=header["card"],
             graft=_graft(tensors),
+            source_grafts=_source_grafts(tensors, header["source_grafts"]),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidArtifact("the artifact lacks a part of a meta-learner") from error

@@ -138,6 +138,9 @@ class GraftOptions:
     """Null: what suits the encoder's normalisation layers, .005 for texts and .02 for images."""
     max_tokens: Annotated[int, Interval(ge=8, le=512)] = 128
     """Longer texts are cut while training; encoding reads them as ever."""
+    source_steps: Annotated[int, Interval(ge=0, le=10_000)] = 0
+    """Steps on each source alone after the common graft: its own graft. Adaptation mixes these by how well the sources
+    fit, before it tunes the graft on a target (`graft_steps`)."""
     held_out_rows: Annotated[int, Interval(ge=8, le=10_000)] = 200
     """Rows of the held-out source behind each look at its loss."""
 

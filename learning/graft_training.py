@@ -185,6 +185,13 @@ class GraftTrainer:
             self._restore(best)
         return self.graft, tuple(looks)
 
+    def branch(self, domain: RawRows, steps: int) -> Graft:
+        """The graft of one domain, trained on from where the offsets stand; they stand there again afterwards."""
+        trunk = self._state()
+        graft, _ = self.train([domain], None, steps=steps, budget_s=self.options.time_budget_s, progress=_silent)
+        self._restore(trunk)
+        return graft
+
     @property
     def graft(self) -> Graft:
         return Graft(offsets=self._offsets).stored()
@@ -220,6 +227,9 @@ def _on(batch: Batch, features_BF: Tensor) -> Batch:
         support_B=batch.support_B.to(device),
         open_BV=batch.open_BV.to(device),
     )
+
+
+def _silent(_done: float) -> None: ...
 
 
 def _shuffled(count: int, generator: torch.Generator) -> Tensor:

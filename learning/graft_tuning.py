@@ -5,7 +5,7 @@ With a few rows it seldom pays: a third of the rows is held out, the tuned graft
 and only then is it trained on all of them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,9 @@ from learning.base_learner import Pipeline
 from learning.calibration import fit_temperature
 from learning.candidates import Candidate, Init
 from learning.dealing import deal_folds
-from learning.grafts import Graft, Graftable, zero_graft
+from learning.grafts import Graft, Graftable, mixed, zero_graft
 from learning.guard import Gain, Prior, paired_gain, row_scores
+from learning.meta import MetaLearner
 from learning.types import Features, LabelledSet
 
 #: Fewer rows cannot tell whether tuning helps.
@@ -85,6 +86,7 @@ def tune_graft(
     before = _row_scores(replaced.fit(train).pipeline, test)
     with _threads(encoding.threads):
         tuner = _Tuner(init.fit(train).pipeline, encoding.select(kept.tolist()), train.labels_N, start, lr, generator)
+        # The first look is at the start itself, which may be a mixture that the candidate does not wear yet.
         looks = [
             (step, tuner.graft, _worn(init, tuner.graft, train, encoding.select(kept.tolist())))
             for step in tuner.run(steps, looks=LOOKS, progress=lambda done: progress(done / 2))
@@ -111,6 +113,15 @@ def tune_graft(
         gain=gain,
         steps=step,
     )
+
+
+def mixed_start(learner: MetaLearner, domain_weights: Mapping[str, float]) -> Graft | None:
+    """The meta-learner's graft, moved toward the sources' own by their weights; sources without one keep the common."""
+    if learner.graft is None or not learner.source_grafts:
+        return learner.graft
+    weights = {name: domain_weights.get(name, 0.0) for name in learner.source_grafts}
+    common = 1.0 - sum(weights.values())
+    return mixed([learner.graft, *learner.source_grafts.values()], [common, *weights.values()]).stored()
 
 
 def _try(
@@ -164,7 +175,8 @@ class _Tuner:
         return Graft(offsets=self._offsets).stored()
 
     def run(self, steps: int, *, looks: int, progress: Callable[[float], None]) -> Iterator[int]:
-        """Trains for `steps`; stops at `looks` of them to be looked at."""
+        """Trains for `steps`; stops before the first and at `looks` of them to be looked at."""
+        yield 0
         groups = [
             {"params": list(self._offsets.values()), "lr": self._lr},
             {"params": [self._weight_TF, self._bias_T], "lr": HEAD_RATE * self._lr},

@@ -5,8 +5,8 @@ that never saw its rows. So the graft is trained in two goes. The first leaves t
 `honest` graft; the second goes on over all sources and gives the graft that is kept.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -28,12 +28,16 @@ FEWEST_CLASSES = 6
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Grafting:
-    """`graft` is None where the rootstock did as well; `report` (JSON-able) goes into the card."""
+    """`graft` is None where the rootstock did as well; `report` (JSON-able) goes into the card.
+
+    `sources` are the sources' own grafts by name, where they were asked for.
+    """
 
     graft: Graft | None
     honest: Graft | None
     held_out: HeldOutPart | None
     report: dict[str, Any]
+    sources: Mapping[str, Graft] = field(default_factory=dict)
 
 
 def no_grafting(reason: str) -> Grafting:
@@ -81,7 +85,14 @@ def train_graft(
         rows, None, steps=round(SECOND_GO * best.step), budget_s=SECOND_GO * options.time_budget_s,
         progress=lambda done: progress(1 - SECOND_GO + SECOND_GO * done),
     )  # fmt: skip
-    return Grafting(graft=final, honest=honest, held_out=part, report=report | {"kept": True})
+    own = {}
+    if options.source_steps and len(sources) > 1:
+        own = {
+            source.name: trainer.branch(domain, options.source_steps)
+            for source, domain in zip(sources, rows, strict=True)
+            if len(domain.by_vector) > 1
+        }
+    return Grafting(graft=final, honest=honest, held_out=part, report=report | {"kept": True}, sources=own)
 
 
 def _prepared(encoder: Graftable, sources: Sequence[RawDomain], options: GraftOptions) -> tuple[list[RawRows], int]:

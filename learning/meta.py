@@ -6,8 +6,8 @@ source domain, which never plays a training target, stops the training early and
 target_only per number of shots.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ VALIDATION_BATCHES = 6
 class MetaLearner:
     """What adaptation needs: the feature space, the learned parameters, and what they are worth (`card`).
 
-    `featuriser` reads features under `graft`; None: the rootstock's own.
+    `featuriser` reads features under `graft`; None: the rootstock's own. `source_grafts` are the sources' own, by name.
     """
 
     modality: Modality
@@ -53,6 +53,7 @@ class MetaLearner:
     parameters: TransferParameters
     card: dict[str, Any]
     graft: Graft | None = None
+    source_grafts: Mapping[str, Graft] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,6 +164,7 @@ def meta_train(
     progress: Progress,
     graft: Graft | None = None,
     honest: HonestSources | None = None,
+    source_grafts: Mapping[str, Graft] | None = None,
 ) -> MetaLearner:
     """Trains a meta-learner over `sources`. The same seed gives the same bytes on one CPU.
 
@@ -202,6 +204,7 @@ def meta_train(
         parameters=_with_every_source(parameters, bank, options.projection_width),
         card=card | _training_summary(sources, steps),
         graft=graft,
+        source_grafts=source_grafts or {},
     )
 
 

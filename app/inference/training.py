@@ -148,6 +148,7 @@ def run_meta_train(
             seed=seed,
             progress=part_of(progress, encoding_share(examples), 1.0),
             graft=grafting.graft,
+            source_grafts=grafting.sources,
             honest=honest,
         )
     ended = time.perf_counter()

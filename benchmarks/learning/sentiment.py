@@ -30,6 +30,7 @@ CALIBRATED_AT = 8
 STAGE_A_ROWS, SOURCE_ROWS, SUPPORT_ROWS = 1400, 500, 400
 #: SetFit takes as long as all else, so it runs once per target.
 SETFIT_SHOTS, SETFIT_SEEDS = 8, 1
+STAGE_A_STEPS = 120
 BASELINES: dict[str, Baseline] = {
     "logistic regression (scikit-learn)": target_only,
     "pooled logistic regression": pooled,
@@ -65,7 +66,7 @@ def run(bench: Bench) -> SuiteResult:
 def learned(bench: Bench, encoder: TextEncoder, sources: Sequence[str]) -> Family:
     """The graft and the meta-learner of a fold's sources."""
     raw = {name: _train(bench, name) for name in sources}
-    steps = 12 if bench.quick else GraftOptions().steps
+    steps = 12 if bench.quick else STAGE_A_STEPS
     # No time budget: the figures must not depend on how busy the machine is.
     options = MetaTrainOptions(graft=GraftOptions(steps=steps, time_budget_s=7200))
     return meta_learned(bench, encoder, raw, options, rows=100 if bench.quick else SOURCE_ROWS)
