@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo serve test bench bench-learning check lint clean
+.PHONY: install demo serve test bench-learning check lint clean
 
 install: $(STAMP)
 
@@ -27,11 +27,7 @@ serve: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
-# Needs the development data beside the checkout; see the module.
-bench: install
-	$(BIN)/python -m benchmarks.sentiment
-
-# The same data. QUICK=1: the short form; SUITES="pacs heart": only these; DATA=folder: data elsewhere.
+# Needs the development data beside the checkout, or DATA=folder. QUICK=1: the short form; SUITES="pacs heart": only these.
 bench-learning: install
 	$(BIN)/python -m benchmarks.learning $(SUITES) $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA))
 

@@ -59,7 +59,11 @@ def run(bench: Bench) -> SuiteResult:
         unit="% accuracy",
         rows=scores.rows(),
         goals=[*scores.accuracy_goals(REQUIRED), *scores.calibration_goals(CALIBRATED_AT)],
-        notes=[*scores.choices(), f"SetFit: {SETFIT_SEEDS} seed for each target."],
+        notes=[
+            *scores.choices(),
+            *scores.calibration_notes(CALIBRATED_AT),
+            f"SetFit: {SETFIT_SEEDS} seed for each target.",
+        ],
     )
 
 

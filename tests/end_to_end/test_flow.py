@@ -29,7 +29,8 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def meta_train(client: TestClient, sources: Sequence[str], **options: Any) -> str:
-    options = {"steps": 40, "evaluation_episodes": 20, "evaluation_shots": [2, 5]} | options
+    graft = {"steps": 2, "batch_rows": 8, "held_out_rows": 16}
+    options = {"steps": 40, "evaluation_episodes": 20, "evaluation_shots": [2, 5], "graft": graft} | options
     job = submit(client, kind="meta_train", name="learner", sources=list(sources), options=options)
     done = ended(client, job["id"], seconds=200)
     assert done["state"] == "succeeded", done["error"]
