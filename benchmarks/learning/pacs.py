@@ -5,11 +5,12 @@ library's own, which the goals compare with, beside scikit-learn's logistic regr
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from benchmarks.learning import data
+from benchmarks.learning.baselines import protonet
 from benchmarks.learning.baselines.kmm import kmm
 from benchmarks.learning.baselines.logistic import target_only
 from benchmarks.learning.baselines.pooled import pooled
@@ -19,7 +20,9 @@ from benchmarks.learning.features import encoded
 from benchmarks.learning.results import Bench, SuiteResult, at_least, mean_interval, row
 from benchmarks.learning.transfer import accuracy, adapted, hits, learn, rows
 from learning.encoders.registry import Encoder, load_encoder
+from learning.featurisers import FittedCentring
 from learning.meta import MetaLearner
+from learning.sources import build_bank
 from learning.types import Domain, LabelledSet
 
 SHOTS = (1, 5)
@@ -46,11 +49,12 @@ def run(bench: Bench) -> SuiteResult:
     for target in domains:
         sources = [domain for domain in domains if domain is not target]
         learner = learn(sources, encoder)
+        baselines = BASELINES | {"ProtoNet": _protonet(sources)}
         for seed in seeds:
             pool, test = halves(target.data, seed)
             for shots in SHOTS:
                 support = pool.select(data.few(pool.labels_N, shots, seed))
-                for method, value in _methods(support, sources, learner, test, encoder, seed, quick=bench.quick):
+                for method, value in _methods(support, sources, learner, baselines, test, encoder, seed):
                     scores[method, shots, target.name].append(value)
     return _result(scores, len(seeds))
 
@@ -65,8 +69,8 @@ def halves(target: LabelledSet, seed: int) -> tuple[LabelledSet, LabelledSet]:
 
 
 def _methods(
-    support: LabelledSet, sources: Sequence[Domain], learner: MetaLearner, test: LabelledSet, encoder: Encoder,
-    seed: int, *, quick: bool,
+    support: LabelledSet, sources: Sequence[Domain], learner: MetaLearner, baselines: Mapping[str, Baseline],
+    test: LabelledSet, encoder: Encoder, seed: int,
 ) -> list[tuple[str, float]]:  # fmt: skip
     found = [
         (name, accuracy(adapted(name, support, encoder, sources=sources, learner=learner, seed=seed), test))
@@ -80,10 +84,17 @@ def _methods(
         n_classes=len(support.classes),
         seed=seed,
     )
-    for name, baseline in BASELINES.items():
-        if not (quick and name == "TrAdaBoost"):
-            found.append((name, hits(baseline(problem, rows(test)).argmax(1), test.labels_N)))
+    for name, baseline in baselines.items():
+        found.append((name, hits(baseline(problem, rows(test)).argmax(1), test.labels_N)))
     return found
+
+
+def _protonet(sources: Sequence[Domain]) -> Baseline:
+    """Meta-trained on the sources' own features: it brings its own scaling."""
+    every = torch.cat([rows(source.data) for source in sources])
+    plain = FittedCentring(mean_F=torch.zeros(every.shape[1]), directions_KF=torch.zeros(0, every.shape[1]), scale=1.0)
+    bank = build_bank(sources, plain, max_rows=len(every), generator=torch.Generator().manual_seed(0))
+    return protonet.train(bank, seed=0)
 
 
 def _result(scores: Scores, n_seeds: int) -> SuiteResult:
