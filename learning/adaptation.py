@@ -15,9 +15,10 @@ from learning import report
 from learning.assembly import Scored, assemble, refuse_useless
 from learning.base_learner import BaseLearner
 from learning.calibration import held_out_temperature
-from learning.candidates import Candidate, Init, TransferContext, make_candidate
+from learning.candidates import Candidate, Init, make_candidate
 from learning.canonical import canonical
-from learning.config import MAX_SOURCE_ROWS, AutoOptions, GraftTuningOptions, MetricOptions, StrategyOptions
+from learning.config import AutoOptions, GraftTuningOptions, StrategyOptions
+from learning.context import TransferContext, can_read, make_context
 from learning.errors import IncompatibleDomain, InvalidData
 from learning.folds import HeldOut, held_out, plan_folds
 from learning.graft_tuning import TargetEncoding, TunedGraft, mixed_start, tune_graft
@@ -32,8 +33,6 @@ from learning.guard import (
     row_scores,
 )
 from learning.meta import MetaLearner
-from learning.parameters import default_parameters
-from learning.sources import build_bank
 from learning.types import Domain, Featuriser, LabelledSet, Modality, Progress
 
 
@@ -82,7 +81,7 @@ def adapt(
     generator = torch.Generator().manual_seed(seed)
     progress(0.0, "preparing sources")
     context = make_context(sources, featuriser, options, meta_learner, generator)
-    if isinstance(options, AutoOptions) and not _can_read(context, support):
+    if isinstance(options, AutoOptions) and not can_read(context, support):
         context = None
     names = _candidate_names(strategy, options, context)
     candidates = {
@@ -193,37 +192,6 @@ def _check(target: Domain, sources: Sequence[Domain], meta_learner: MetaLearner 
             )
     if meta_learner is not None and meta_learner.task != data.task:
         raise IncompatibleDomain(f"the meta-learner is for {meta_learner.task}, the target is a {data.task}")
-
-
-def make_context(
-    sources: Sequence[Domain],
-    featuriser: Featuriser,
-    options: StrategyOptions,
-    meta_learner: MetaLearner | None,
-    generator: torch.Generator,
-) -> TransferContext | None:
-    """The sources in one feature space with the parameters to transfer by; None where there is nothing to transfer."""
-    if not sources and meta_learner is None:
-        return None
-    if meta_learner is not None:
-        fitted, similarity = meta_learner.featuriser, meta_learner.similarity
-    else:
-        fitted = featuriser.fit([source.data.inputs for source in sources])
-        similarity = options.similarity if isinstance(options, MetricOptions) else "cosine"
-    bank = build_bank(sources, fitted, max_rows=MAX_SOURCE_ROWS, generator=generator) if sources else None
-    learned = meta_learner is not None
-    parameters = meta_learner.parameters if meta_learner is not None else default_parameters(fitted.width)
-    return TransferContext(
-        featuriser=fitted, bank=bank, parameters=parameters.to(torch.float64), similarity=similarity, learned=learned
-    )
-
-
-def _can_read(context: TransferContext | None, support: LabelledSet) -> bool:
-    """Whether the sources' feature space has anything in common with the target's inputs."""
-    try:
-        return context is None or context.featuriser.transform(support.inputs) is not None
-    except InvalidData:
-        return False
 
 
 def _candidate_names(strategy: str, options: StrategyOptions, context: TransferContext | None) -> list[str]:

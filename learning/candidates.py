@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from learning.base_learner import Pipeline
-from learning.config import AutoOptions, InitOptions, MetricOptions, Similarity, StrategyOptions, TargetOnlyOptions
+from learning.config import AutoOptions, InitOptions, MetricOptions, StrategyOptions, TargetOnlyOptions
+from learning.context import SourceUse, TransferContext
 from learning.encoders.tabular import QuantileFeaturiser
 from learning.errors import InvalidOptions
 from learning.featurisers import FittedCentring
 from learning.heads import LinearHead, fit_ridge, ridge_path
 from learning.initialisation import fine_tune, generate
 from learning.metric import WeightedSources, weigh_sources
-from learning.parameters import TransferParameters, embed
-from learning.sources import BankTask, SourceBank, bank_task
+from learning.parameters import embed
+from learning.sources import BankTask, bank_task
 from learning.stacking import StackTuning, fit_stack, tune_stack
 from learning.statistics import RidgeProblem
 from learning.support_head import (
@@ -28,33 +29,9 @@ from learning.support_head import (
     ridge_problem,
     support_targets,
 )
-from learning.types import Featuriser, FittedFeaturiser, LabelledSet
+from learning.types import Featuriser, LabelledSet
 
 STRENGTH_GRID = (0.01, 0.05, 0.25, 1.0)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TransferContext:
-    """What the transfer strategies know besides the support: a fixed feature space, the sources in it, the parameters.
-
-    The space was fitted on sources only, so nothing of a held-out target row is in it. `learned` is whether the
-    parameters come from a meta-learner.
-    """
-
-    featuriser: FittedFeaturiser
-    bank: SourceBank | None
-    parameters: TransferParameters
-    similarity: Similarity
-    learned: bool
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SourceUse:
-    """How a fitted candidate used the sources: a weight per bank row (metric) or per domain (init)."""
-
-    bank_row_M: Tensor
-    weights_M: Tensor
-    domain_weights_D: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,10 +113,14 @@ class Metric:
     name: str = "metric"
 
     def tuned(self, support: LabelledSet) -> "Metric":
+        here = replace(self, context=self.context.around(support))
+        return replace(self, options=here._tuned_options(support))  # noqa: SLF001 - itself
+
+    def _tuned_options(self, support: LabelledSet) -> MetricOptions:
         features_SF, found = self._task(support)
         if not found.task.has_usable_sources:
             strength = choose_regularisation(self._embed(features_SF), support, self._support_options(), self.seed)
-            return replace(self, options=replace(self.options, regularisation=strength))
+            return replace(self.options, regularisation=strength)
         targets_ST, fits = found.task.support_targets_EST[0], []
         rows_NF, all_targets_NT = self._rows(found)
         for source_strength in self._strengths():
@@ -149,10 +130,12 @@ class Metric:
                 error = float((fit.held_out_ST[: len(support)] - targets_ST).square().mean())
                 fits.append((error, source_strength, regularisation))
         _, source_strength, regularisation = min(fits, key=lambda fit: fit[0])
-        options = replace(self.options, source_strength=source_strength, regularisation=regularisation)
-        return replace(self, options=options)
+        return replace(self.options, source_strength=source_strength, regularisation=regularisation)
 
     def fit(self, support: LabelledSet) -> FittedCandidate:
+        return replace(self, context=self.context.around(support))._fit(support)  # noqa: SLF001 - itself
+
+    def _fit(self, support: LabelledSet) -> FittedCandidate:
         features_SF, found = self._task(support)
         if not found.task.has_usable_sources:
             head = fit_head(self._embed(features_SF), support, self._support_options(), self.seed)
@@ -248,6 +231,9 @@ class Init:
         return replace(self, context=replace(self.context, featuriser=featuriser))
 
     def fit(self, support: LabelledSet) -> FittedCandidate:
+        return replace(self, context=self.context.around(support))._fit(support)  # noqa: SLF001 - itself
+
+    def _fit(self, support: LabelledSet) -> FittedCandidate:
         parameters, similarity = self.context.parameters, self.context.similarity
         features_SF = self.context.featuriser.transform(support.inputs).double()
         targets_ST, scale = support_targets(support)

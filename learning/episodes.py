@@ -147,8 +147,12 @@ class EpisodeSampler:
         shift_ED = self._hostile_shifts(len(draws), classes_EC.shape[1], generator)
         known_ED, prior_EDTF, prior_bias_EDT = self._priors(draws, classes_EC)
         targets = [self._targets(rows_EN, classes_EC, support_ES) for rows_EN in (support_ES, query_EQ, source_EM)]
+        support_ESF, query_EQF = self.bank.features_NF[support_ES], self.bank.features_NF[query_EQ]
+        if self.bank.classification:
+            unaided_E = (usable_EM.sum(1) + known_ED.sum(1)) == 0
+            support_ESF, query_EQF = around_support(support_ESF, query_EQF, unaided_E)
         task = TransferTask(
-            support_ESF=self.bank.features_NF[support_ES],
+            support_ESF=support_ESF,
             support_targets_EST=targets[0],
             source_EMF=self.bank.features_NF[source_EM],
             source_targets_EMT=self._mislead(targets[2], shift_ED.gather(1, self.bank.domain_N[source_EM])),
@@ -162,7 +166,7 @@ class EpisodeSampler:
         return EpisodeBatch(
             task=task,
             domain_E=torch.tensor([draw.domain for draw in draws]),
-            query_EQF=self.bank.features_NF[query_EQ],
+            query_EQF=query_EQF,
             query_targets_EQT=targets[1],
             alone_support_ESG=alone_NG[support_ES],
             alone_query_EQG=alone_NG[query_EQ],
@@ -223,6 +227,18 @@ class EpisodeSampler:
         n_outputs = values.shape[2]
         index = (torch.arange(n_outputs) - shift[..., None]) % n_outputs
         return values.gather(2, index.reshape(*index.shape, *[1] * (values.ndim - 3)).expand_as(values))
+
+
+def around_support(support_ESF: Tensor, query_EQF: Tensor, unaided_E: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows centred on the support and scaled by it where `unaided_E` (bool), as in adaptation if no class is shared."""
+    mean_E1F = support_ESF.mean(1, keepdim=True)
+    spread_E11 = (support_ESF - mean_E1F).square().sum(-1, keepdim=True).mean(1, keepdim=True).sqrt()
+    spread_E11 = torch.where(spread_E11 > 1e-6, spread_E11, 1.0)
+    mask_E11 = unaided_E[:, None, None]
+    return (
+        torch.where(mask_E11, (support_ESF - mean_E1F) / spread_E11, support_ESF),
+        torch.where(mask_E11, (query_EQF - mean_E1F) / spread_E11, query_EQF),
+    )
 
 
 def _pad(rows: Tensor, length: int) -> Tensor:

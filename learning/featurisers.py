@@ -1,7 +1,7 @@
 """Featurisers by name, so that an artifact can bring its own back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,13 @@ class FittedCentring:
     @property
     def width(self) -> int:
         return len(self.directions_KF) or self.mean_F.shape[0]
+
+    def around(self, inputs: Inputs) -> "FittedCentring":
+        """The same directions, centred and scaled by other rows."""
+        rows_NF = _matrix(inputs, self.graft)
+        moved = replace(self, mean_F=rows_NF.mean(0), scale=1.0)
+        spread = moved.transform(inputs).square().sum(1).mean().sqrt().item()
+        return replace(moved, scale=1.0 / spread if spread > 1e-6 else 1.0)
 
     def transform(self, inputs: Inputs) -> Tensor:
         centred_NF = (_matrix(inputs, self.graft) - self.mean_F) * self.scale

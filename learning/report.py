@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from learning.calibration import expected_calibration_error, prediction_sets
-from learning.candidates import FittedCandidate, TransferContext
+from learning.candidates import FittedCandidate
+from learning.context import TransferContext
 from learning.folds import HeldOut
 from learning.guard import Gain
 from learning.metric import effective_sample_size
