@@ -92,6 +92,7 @@ def adapt(
     gains = _gains(scored, support, meta_learner)
     chosen = choose(gains, options.guard_standard_errors) if isinstance(options, AutoOptions) else strategy
     tuned = _tuned(candidates, chosen, support, encoding, order_S, meta_learner, options, generator, progress)
+    guarded = chosen
     if tuned is not None:
         chosen, support, candidates["init"] = "init", tuned.support, tuned.candidate
         scored["init"] = _score_tuned(tuned)
@@ -110,7 +111,7 @@ def adapt(
         learner=learner,
         report=report.make_report(
             chosen=chosen, scored=scored, gains=gains, support=support, context=context, fitted=fitted,
-            learner=learner, reason=describe_choice(chosen, gains, names), warnings=warnings, sources=sources,
+            learner=learner, reason=_reason(guarded, gains, names, tuned), warnings=warnings, sources=sources,
         ) | {"graft": _graft_report(learner, tuned)},
     )  # fmt: skip
 
@@ -134,6 +135,13 @@ def _tuned(
         steps=options.graft_steps, lr=options.graft_lr, generator=generator,
         progress=lambda done: progress(0.9 + 0.05 * done, "tuning the graft"),
     )  # fmt: skip
+
+
+def _reason(chosen: str, gains: Mapping[str, Gain], names: Sequence[str], tuned: TunedGraft | None) -> str:
+    reason = describe_choice(chosen, gains, names)
+    if tuned is None:
+        return reason
+    return f"{reason} Tuning the graft on the target gained {tuned.gain.mean:+.3f} over {chosen} on held-out examples."
 
 
 def _graft_report(learner: BaseLearner, tuned: TunedGraft | None) -> dict[str, Any]:

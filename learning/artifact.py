@@ -23,8 +23,9 @@ from learning.intervals import HeldOutHeads
 from learning.meta import MetaLearner
 from learning.parameters import TransferParameters
 from learning.statistics import RidgeStatistics
+from learning.types import FittedFeaturiser
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER = "metagraft"
 #: Of artifacts from before it was stored; they have no held-out heads to use it on.
 DEFAULT_COVERAGE = 0.9
@@ -126,9 +127,16 @@ def load_learner(data: bytes) -> BaseLearner:
     """Raises `InvalidArtifact` for anything that is not a whole base learner of a known format."""
     tensors, header = _read(data, "base_learner")
     try:
-        return _learner(tensors, header)
+        learner = _learner(tensors, header)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidArtifact("the artifact lacks a part of a base learner") from error
+    _check_graft(learner.pipeline.featuriser, learner.graft)
+    return learner
+
+
+def _check_graft(featuriser: FittedFeaturiser, graft: Graft | None) -> None:
+    if featuriser.graft != ("" if graft is None else graft.digest):
+        raise InvalidArtifact("the artifact's graft is not the one that its features were made under")
 
 
 def _learner(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> BaseLearner:
@@ -190,7 +198,7 @@ def load_meta_learner(data: bytes) -> MetaLearner:
     """Raises `InvalidArtifact` for anything that is not a whole meta-learner of a known format."""
     tensors, header = _read(data, "meta_learner")
     try:
-        return MetaLearner(
+        learner = MetaLearner(
             modality=header["modality"],
             task=header["task"],
             encoder=header["encoder"],
@@ -205,3 +213,5 @@ def load_meta_learner(data: bytes) -> MetaLearner:
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidArtifact("the artifact lacks a part of a meta-learner") from error
+    _check_graft(learner.featuriser, learner.graft)
+    return learner

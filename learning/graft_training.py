@@ -8,6 +8,7 @@ domains share labels the halves come from different domains. Only normalisation 
 A part of the sources is held out: its loss stops the training, and the rootstock itself competes.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -96,7 +97,9 @@ class GraftTrainer:
         )
 
     def place_vectors(self, domains: Sequence[RawRows]) -> None:
-        """Class vectors start at the class means of a few rows, around the mean of all."""
+        """Class vectors that have no place yet start at the class means of a few rows, around the mean of all."""
+        if self.options.loss == "episodic":
+            return
         sums_VF = torch.zeros_like(self._vectors.vectors_VF.detach())
         for rows in domains:
             few = {v: found[_shuffled(len(found), self.generator)[:VECTOR_ROWS]] for v, found in rows.by_vector.items()}
@@ -106,7 +109,8 @@ class GraftTrainer:
             features_NF = self.features(rows.select(index_N))
             features_NF = features_NF - features_NF.mean(0)
             sums_VF.index_add_(0, rows.vector_N[index_N].to(sums_VF.device), features_NF)
-        self._vectors.vectors_VF.data.copy_(F.normalize(sums_VF, dim=1))
+        new_V = self._vectors.vectors_VF.detach().norm(dim=1) == 0
+        self._vectors.vectors_VF.data[new_V] = F.normalize(sums_VF, dim=1)[new_V]
 
     def features(self, rows: RawRows) -> Tensor:
         """(N, width) unit rows under the offsets as they stand."""
@@ -168,8 +172,8 @@ class GraftTrainer:
         next_look = 0.0
         for step in range(steps + 1):
             used = schedule.used(step)
-            if held is not None and used >= next_look:
-                next_look = used + LOOK_EVERY
+            if held is not None and (used >= next_look or used >= 1.0):
+                next_look = (math.floor(used / LOOK_EVERY) + 1) * LOOK_EVERY
                 look = Look(
                     step=step, seconds=schedule.seconds, loss=recent, held_out=self.held_out_loss(held, known_V)
                 )
@@ -185,10 +189,10 @@ class GraftTrainer:
             self._restore(best)
         return self.graft, tuple(looks)
 
-    def branch(self, domain: RawRows, steps: int) -> Graft:
+    def branch(self, domain: RawRows, *, steps: int, budget_s: float, progress: Callable[[float], None]) -> Graft:
         """The graft of one domain, trained on from where the offsets stand; they stand there again afterwards."""
         trunk = self._state()
-        graft, _ = self.train([domain], None, steps=steps, budget_s=self.options.time_budget_s, progress=_silent)
+        graft, _ = self.train([domain], None, steps=steps, budget_s=budget_s, progress=progress)
         self._restore(trunk)
         return graft
 
@@ -229,9 +233,6 @@ def _on(batch: Batch, features_BF: Tensor) -> Batch:
     )
 
 
-def _silent(_done: float) -> None: ...
-
-
 def _shuffled(count: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(count, generator=generator)
 
@@ -240,7 +241,7 @@ class _Schedule:
     """Warm-up, then a linear fall to zero over the steps or the time budget, whichever ends first."""
 
     def __init__(self, steps: int, budget_s: float) -> None:
-        self._steps, self._budget_s, self._began = max(steps, 1), budget_s, time.monotonic()
+        self._steps, self._budget_s, self._began = steps, budget_s, time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -249,7 +250,7 @@ class _Schedule:
     def used(self, step: int) -> float:
         """Share of the training that is over, in [0, 1]: of the steps, or of the time once it runs ahead of them."""
         by_time = self.seconds / self._budget_s
-        return min(1.0, max(step / self._steps, by_time if by_time > TIME_COUNTS_FROM else 0.0))
+        return min(1.0, max(step / self._steps if self._steps else 1.0, by_time if by_time > TIME_COUNTS_FROM else 0.0))
 
     def rate(self, step: int) -> float:
         return min(1.0, (step + 1) / WARM_UP_STEPS) * (1 - self.used(step))

@@ -22,7 +22,7 @@ from learning.splits import HeldOutPart
 
 #: Share of the steps and of the time budget that the second go takes.
 SECOND_GO = 0.35
-#: Fewer classes than this in a lone source: rows are held out instead of classes.
+#: With fewer classes a lone source has none to hold out, and gets no graft.
 FEWEST_CLASSES = 6
 
 
@@ -58,41 +58,70 @@ def train_graft(
     Raises:
         InvalidData: an input cannot be read.
     """
-    if options.steps == 0:
-        return no_grafting("not asked for")
-    if not is_graftable(encoder):
-        return no_grafting(f"{encoder.name} has no normalisation layers that can be moved")
+    if options.steps == 0 or not is_graftable(encoder):
+        why = "not asked for" if options.steps == 0 else f"{encoder.name} has no normalisation layers that can be moved"
+        return no_grafting(why)
     graftable = cast("Graftable", encoder)
     rows, n_vectors = _prepared(graftable, sources, options)
     part = _choose_part(sources, rows, generator)
     if part is None:
         return no_grafting("no part of the sources can be held out")
     kept, held = _apart(sources, rows, part)
-    if not any(len(domain.by_vector) > 1 for domain in kept):
-        return no_grafting("too few examples besides those held out")
+    if len(held.by_vector) < 2 or not any(len(domain.by_vector) > 1 for domain in kept):
+        return no_grafting("too few examples to hold any out")
     trainer = GraftTrainer(graftable, n_vectors, options, generator)
     trainer.place_vectors(kept)
-    sample_N = stratified_subsample(held.vector_N, options.held_out_rows, generator)
+    sample = _sample(held, options.held_out_rows, generator)
     honest, looks = trainer.train(
-        kept, held.select(sample_N), steps=options.steps, budget_s=(1 - SECOND_GO) * options.time_budget_s,
+        kept, sample, steps=options.steps, budget_s=(1 - SECOND_GO) * options.time_budget_s,
         progress=lambda done: progress((1 - SECOND_GO) * done),
     )  # fmt: skip
     best = min(looks, key=lambda look: look.held_out)
     report = _report(looks, best, part, honest)
     if best.step == 0:
-        return Grafting(graft=None, honest=None, held_out=None, report=report | {"kept": False})
+        reason = "the rootstock did as well on the held-out part"
+        return Grafting(graft=None, honest=None, held_out=None, report=report | {"kept": False, "reason": reason})
+    trainer.place_vectors(rows)
     final, _ = trainer.train(
         rows, None, steps=round(SECOND_GO * best.step), budget_s=SECOND_GO * options.time_budget_s,
         progress=lambda done: progress(1 - SECOND_GO + SECOND_GO * done),
     )  # fmt: skip
-    own = {}
-    if options.source_steps and len(sources) > 1:
-        own = {
-            source.name: trainer.branch(domain, options.source_steps)
-            for source, domain in zip(sources, rows, strict=True)
-            if len(domain.by_vector) > 1
-        }
+    if not final.is_finite:
+        return no_grafting("training diverged: choose a smaller graft.lr")
+    own = _own_grafts(trainer, sources, rows, options, progress)
     return Grafting(graft=final, honest=honest, held_out=part, report=report | {"kept": True}, sources=own)
+
+
+def _own_grafts(
+    trainer: GraftTrainer,
+    sources: Sequence[RawDomain],
+    rows: Sequence[RawRows],
+    options: GraftOptions,
+    progress: Callable[[float], None],
+) -> dict[str, Graft]:
+    """Every source's own graft, where they were asked for. The time budget is for all of them."""
+    if not options.source_steps or len(sources) == 1:
+        return {}
+    budget_s = options.time_budget_s / len(sources)
+    found = {
+        source.name: trainer.branch(
+            domain, steps=options.source_steps, budget_s=budget_s, progress=lambda _done: progress(1.0)
+        )
+        for source, domain in zip(sources, rows, strict=True)
+        if len(domain.by_vector) > 1
+    }
+    return {name: graft for name, graft in found.items() if graft.is_finite}
+
+
+def _sample(held: RawRows, n_rows: int, generator: torch.Generator) -> RawRows:
+    """About `n_rows` rows, of which at least two classes have two."""
+    rows = held.select(stratified_subsample(held.vector_N, n_rows, generator))
+    if len(rows.by_vector) > 1:
+        return rows
+    # More classes than rows: two rows of some say more than one row of each.
+    found = list(held.by_vector.values())
+    picks = torch.randperm(len(found), generator=generator)[: max(2, n_rows // 2)].tolist()
+    return held.select(torch.cat([found[i][:2] for i in picks]))
 
 
 def _prepared(encoder: Graftable, sources: Sequence[RawDomain], options: GraftOptions) -> tuple[list[RawRows], int]:
@@ -126,7 +155,8 @@ def _choose_part(
             return None
         chosen = playable[int(torch.randint(len(playable), (), generator=generator))]
         return HeldOutPart(domain=sources[chosen].name, classes=())
-    classes = sources[0].classes
+    counts_C = torch.bincount(sources[0].labels_N, minlength=len(sources[0].classes))
+    classes = [name for name, count in zip(sources[0].classes, counts_C.tolist(), strict=True) if count > 1]
     if len(classes) < FEWEST_CLASSES:
         return None
     order = torch.randperm(len(classes), generator=generator)[: len(classes) // 3].tolist()

@@ -37,6 +37,10 @@ class Graft:
         return digest.hexdigest()[:12]
 
     @property
+    def is_finite(self) -> bool:
+        return all(bool(torch.isfinite(offset).all()) for offset in self.offsets.values())
+
+    @property
     def n_numbers(self) -> int:
         return sum(offset.numel() for offset in self.offsets.values())
 

@@ -217,8 +217,11 @@ def _bank(
 
 
 def _honest_bank(honest: HonestSources, options: MetaTrainOptions, generator: torch.Generator) -> SourceBank:
-    fitted = honest.featuriser.fit([domain.data.inputs for domain in honest.domains])
-    held = [d.data.inputs for d in honest.domains if honest.held_out.domain in {None, d.name}]
+    part = honest.held_out.domain
+    # A new target is in no feature space either.
+    others = [d.data.inputs for d in honest.domains if part is None or d.name != part]
+    fitted = honest.featuriser.fit(others)
+    held = [d.data.inputs for d in honest.domains if part in {None, d.name}]
     rows = options.max_rows_per_source
     return build_bank(honest.domains, fitted, max_rows=rows, generator=generator, alone=honest.alone.fit(held))
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from learning.config import EpisodeOptions
 from learning.episodes import EpisodeSampler
+from learning.errors import InvalidData
 from learning.sources import SourceBank
 
 HALF = 0.5
@@ -67,7 +68,13 @@ def split_after_graft(
         metric_rows_N=~held_N,
         description=part.description,
     )
-    return split if split.train.is_possible and split.held_out.is_possible else _without_holding_out(split)
+    if split.train.is_possible and split.held_out.is_possible:
+        return split
+    # Too few to halve, but still unseen by the graft.
+    whole = replace(train, pool_N=held_N)
+    if not whole.is_possible:
+        raise InvalidData("too few examples are held out of the graft", hint="add examples, or set graft.steps to 0")
+    return replace(split, train=whole, held_out=whole, description=f"{part.description}, not halved")
 
 
 def split_sources(bank: SourceBank, options: EpisodeOptions, generator: torch.Generator) -> Split:

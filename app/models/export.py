@@ -35,8 +35,9 @@ answers = learner.predict(inputs)
 """
 
 _ENCODED = """\
-encoder = load_encoder(learner.encoder)
-inputs = Features(matrix_NF=encoder.encode([{example}]))"""
+encoder, graft = load_encoder(learner.encoder), learner.graft
+encoder = encoder.grafted(graft) if graft else encoder
+inputs = Features.only(encoder.encode([{example}]), graft.digest if graft else "")"""
 
 _TABLE = """\
 rows = {"column": [1.0]}  # the values of each column of learner.columns
