@@ -17,6 +17,7 @@ from learning.base_learner import BaseLearner
 from learning.calibration import held_out_temperature
 from learning.candidates import Candidate, Init, make_candidate
 from learning.canonical import canonical
+from learning.class_names import ClassNames, Named
 from learning.config import AutoOptions, GraftTuningOptions, StrategyOptions
 from learning.context import TransferContext, can_read, make_context
 from learning.errors import IncompatibleDomain, InvalidData
@@ -59,13 +60,16 @@ def adapt(
     seed: int,
     progress: Progress,
     encoding: TargetEncoding | None = None,
+    class_names: ClassNames | None = None,
 ) -> Adaptation:
     """Adapts to `target`, transferring from `sources` and `meta_learner` as `strategy` says.
 
     `featuriser` reads what the rootstock makes of the target. A meta-learner with a graft reads sources and target
     under that graft, so their features must hold it (`Features.grafted`).
 
-    With `encoding` the graft itself may be tuned on the target, where the options ask for it and held-out rows pay.
+    `class_names` are the target's, encoded like its rows: where no source names the classes, transfer candidates learn
+    from the names too. With `encoding` the graft itself may be tuned on the target, where the options ask for it and
+    held-out rows pay.
 
     The same arguments give the same bytes on one CPU.
 
@@ -85,7 +89,7 @@ def adapt(
         context = None
     names = _candidate_names(strategy, options, context)
     candidates = {
-        name: make_candidate(name, options, featuriser=featuriser, context=context, seed=seed).tuned(support)
+        name: _candidate(name, options, featuriser, context, seed, class_names, support).tuned(support)
         for name in names
     }
     scored = _score_all(candidates, support, plan_folds(support, options.max_folds, generator), context, progress)
@@ -114,6 +118,18 @@ def adapt(
             learner=learner, reason=_reason(guarded, gains, names, tuned), warnings=warnings, sources=sources,
         ) | {"graft": _graft_report(learner, tuned)},
     )  # fmt: skip
+
+
+def _candidate(
+    name: str, options: StrategyOptions, featuriser: Featuriser, context: TransferContext | None, seed: int,
+    class_names: ClassNames | None, support: LabelledSet,
+) -> Candidate:  # fmt: skip
+    candidate = make_candidate(name, options, featuriser=featuriser, context=context, seed=seed)
+    if name == "target_only" or context is None or class_names is None or not support.classes:
+        return candidate
+    if context.bank is not None and context.bank.shared_with(support.classes):
+        return candidate
+    return Named(candidate=candidate, names=class_names, graft=context.featuriser.graft)
 
 
 def _tuned(

@@ -35,7 +35,7 @@ class TransferContext:
         What all rows of a domain share says nothing about its classes, and hides what does. With shared classes it has
         to stay, because the sources' heads count on it.
         """
-        shared = self.bank is not None and set(support.classes) & set(self.bank.classes)
+        shared = self.bank is not None and self.bank.shared_with(support.classes)
         if not support.classes or shared or not isinstance(self.featuriser, FittedCentring):
             return self
         return replace(self, featuriser=self.featuriser.around(support.inputs))

@@ -164,7 +164,7 @@ def _label_case(context: TransferContext | None, support: LabelledSet) -> str:
         return "no sources"
     if not support.classes:
         return "regression"
-    shared = set(support.classes) & set(context.bank.classes)
+    shared = context.bank.shared_with(support.classes)
     if not shared:
         return "disjoint"
     return "shared" if shared == set(support.classes) else "partly shared"
@@ -229,7 +229,7 @@ def data_warnings(support: LabelledSet, context: TransferContext | None) -> list
             found.append(_warning("column_alignment", message))
     if _label_case(context, support) == "disjoint":
         found.append(
-            _warning("disjoint_labels", "No source label names a target class: sources only shape the metric.")
+            _warning("disjoint_labels", "Sources name under half of the target classes: they only shape the metric.")
         )
     return found
 

@@ -45,6 +45,14 @@ class SourceBank:
     def width(self) -> int:
         return self.features_NF.shape[1]
 
+    def shared_with(self, classes: Sequence[str]) -> frozenset[str]:
+        """The target's classes that sources name, if they are at least half of them; else none.
+
+        A thousand source rows of one class among seventy would teach a head that class and nothing else.
+        """
+        found = frozenset(classes) & frozenset(self.classes)
+        return found if 2 * len(found) >= len(classes) else frozenset()
+
 
 def stratified_subsample(labels_N: Tensor, max_rows: int, generator: torch.Generator) -> Tensor:
     """Sorted indices of at most `max_rows` rows, taking from every label in proportion but at least one."""
@@ -189,8 +197,9 @@ def _columns(bank: SourceBank, classes: tuple[str, ...]) -> tuple[Tensor, Tensor
     if not classes:
         return torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool)
     position = {name: i for i, name in enumerate(bank.classes)}
+    shared = bank.shared_with(classes)
     column_T = torch.tensor([position.get(name, 0) for name in classes])
-    return column_T, torch.tensor([name in position for name in classes])
+    return column_T, torch.tensor([name in shared for name in classes])
 
 
 def _priors(bank: SourceBank, column_T: Tensor, known_T: Tensor, scale: LabelScale) -> tuple[Tensor, Tensor, Tensor]:

@@ -71,6 +71,19 @@ class InferenceEngine:
         self.encoders.check(encoder_name, examples.modality)
         if isinstance(examples.inputs, dict):
             return table_from_columns(examples.inputs, cast("dict[str, Kind]", examples.column_kinds))
+        return self.encoded(encoder_name, examples.inputs, examples.keys, progress, grafts=grafts)
+
+    def encoded(
+        self,
+        encoder_name: str,
+        values: Sequence[str] | Sequence[bytes],
+        keys: Sequence[str] | None = None,
+        progress: EncodeProgress = _ignore,
+        *,
+        grafts: Sequence[Graft | None],
+    ) -> Features:
+        """Texts or images under each of `grafts`; `keys` are their content keys, where they are known."""
+        keys = [content_key(value) for value in values] if keys is None else keys
         views: dict[str, torch.Tensor] = {}
         for place, graft in enumerate(grafts):
 
@@ -78,7 +91,7 @@ class InferenceEngine:
                 progress(place * total + done, len(grafts) * total)
 
             encoder = self.encoders.grafted(encoder_name, graft)
-            matrix_NF = self._features(encoder, examples.inputs, examples.keys, report)
+            matrix_NF = self._features(encoder, values, keys, report)
             views["" if graft is None else graft.digest] = matrix_NF
         first = next(iter(views.values()))
         return Features(matrix_NF=views.pop("", first), grafted=views)

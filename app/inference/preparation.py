@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.datasets.examples import Examples
 from app.inference.engine import InferenceEngine
+from learning.class_names import ClassNames, spoken
 from learning.encoders.registry import default_encoder
 from learning.errors import IncompatibleDomain, InvalidOptions
 from learning.grafts import Graft
@@ -114,6 +115,20 @@ def all_columns(datasets: Sequence[NamedExamples]) -> dict[str, str]:
     for _, examples in datasets:
         columns = examples.column_kinds | columns
     return columns
+
+
+def encoded_names(
+    engine: InferenceEngine, encoder: str, target: Domain, graft: Graft | None, modality: Modality
+) -> ClassNames | None:
+    """The target's class names as texts under the views that its rows have; None where names are no texts to it."""
+    classes = target.data.classes
+    if modality != "text" or not classes:
+        return None
+    texts = [spoken(name) for name in classes]
+    grafts = [None] if graft is None else [None, graft]
+    return ClassNames(
+        row_of={name: row for row, name in enumerate(classes)}, inputs=engine.encoded(encoder, texts, grafts=grafts)
+    )
 
 
 def check_alike(datasets: Sequence[NamedExamples]) -> None:

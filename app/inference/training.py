@@ -14,6 +14,7 @@ from app.inference.preparation import (
     all_columns,
     check_alike,
     check_meta_learner,
+    encoded_names,
     encoder_name,
     encoding_share,
     one_thread,
@@ -84,6 +85,7 @@ def run_adapt(
     )
     encoded = time.perf_counter()
     encoding = _target_encoding(engine, encoder, examples, chosen)
+    class_names = encoded_names(engine, encoder, domains[0], None if meta is None else meta.graft, modality)
     with one_thread():
         adaptation = adapt(
             target=domains[0],
@@ -99,6 +101,7 @@ def run_adapt(
             seed=seed,
             progress=part_of(progress, encoding_share(examples), 1.0),
             encoding=encoding,
+            class_names=class_names,
         )
     artifact = dump_learner(adaptation.learner)
     ended = time.perf_counter()

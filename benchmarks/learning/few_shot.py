@@ -13,6 +13,7 @@ from benchmarks.learning.results import Goal, Row, at_least, at_most, mean_inter
 from benchmarks.learning.transfer import accuracy, adapted, hits, rows
 from learning.adaptation import Adaptation
 from learning.calibration import expected_calibration_error
+from learning.class_names import ClassNames
 from learning.encoders.registry import Encoder
 from learning.types import LabelledSet
 
@@ -30,11 +31,21 @@ class Scores:
     chosen: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def strategies(
-        self, shots: int, support: LabelledSet, encoder: Encoder, family: Family, test: LabelledSet, seed: int
+        self,
+        shots: int,
+        support: LabelledSet,
+        encoder: Encoder,
+        family: Family,
+        test: LabelledSet,
+        seed: int,
+        class_names: ClassNames | None = None,
     ) -> None:
         """Runs every strategy of the library on one support."""
         for name in STRATEGIES:
-            found = adapted(name, support, encoder, sources=family.sources, learner=family.learner, seed=seed)
+            found = adapted(
+                name, support, encoder, sources=family.sources, learner=family.learner, seed=seed,
+                class_names=class_names,
+            )  # fmt: skip
             self.accuracy[name, shots].append(accuracy(found, test))
             if name == "auto" and found is not None:
                 self._calibration(shots, found, test)

@@ -5,7 +5,7 @@ Trained grafts are kept between runs, by everything that made them: options, see
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from benchmarks.learning.data import Examples, drawn
 from benchmarks.learning.features import encode
 from benchmarks.learning.results import Bench
 from learning import grafts
+from learning.class_names import ClassNames, spoken
 from learning.config import MetaTrainOptions
 from learning.encoders.registry import Encoder
 from learning.featurisers import Centring
@@ -95,6 +96,14 @@ def both(bench: Bench, encoder: Graftable, graft: Graft | None, examples: Exampl
     grafted = {} if graft is None else {graft.digest: encode(bench, encoder.grafted(graft), examples.inputs)}
     features = Features(matrix_NF=encode(bench, encoder, examples.inputs), grafted=grafted)
     return labelled_set(features, list(examples.labels), "classification")
+
+
+def encoded_names(bench: Bench, encoder: Graftable, graft: Graft | None, classes: Sequence[str]) -> ClassNames:
+    """Class names as the service gives them to the library."""
+    texts = [spoken(name) for name in classes]
+    inputs = both(bench, encoder, graft, Examples(inputs=texts, labels=list(classes))).inputs
+    assert isinstance(inputs, Features)  # noqa: S101 - they were encoded
+    return ClassNames(row_of={name: row for row, name in enumerate(classes)}, inputs=inputs)
 
 
 def _graft(

@@ -12,7 +12,7 @@ from benchmarks.learning import data
 from benchmarks.learning.baselines.logistic import target_only
 from benchmarks.learning.baselines.problem import Baseline
 from benchmarks.learning.few_shot import Scores, problem_of
-from benchmarks.learning.grafted import Family, both, meta_learned
+from benchmarks.learning.grafted import Family, both, encoded_names, meta_learned
 from benchmarks.learning.results import Bench, SuiteResult
 from learning.config import GraftOptions, MetaTrainOptions
 from learning.encoders.text import TextEncoder, load_minilm
@@ -24,7 +24,7 @@ REQUIRED = {1: 60.0, 5: 82.0, 10: 87.5}
 CALIBRATED_AT = 8
 #: Rows of each source that are encoded for stage B.
 SOURCE_ROWS = 450
-GRAFT = GraftOptions(steps=200, time_budget_s=7200)
+GRAFT = GraftOptions(steps=100, lr=2.5e-3, time_budget_s=7200)
 BASELINES: dict[str, Baseline] = {"logistic regression (scikit-learn)": target_only}
 
 
@@ -34,12 +34,13 @@ def run(bench: Bench) -> SuiteResult:
     texts = data.banking77(bench.data, "train")
     test_texts = data.banking77(bench.data, "test")
     test = both(bench, encoder, family.learner.graft, data.drawn(test_texts, 300) if bench.quick else test_texts)
+    names = encoded_names(bench, encoder, family.learner.graft, test.classes)
     scores = Scores()
     seeds = range(1 if bench.quick else 5)
     for shots in QUICK_SHOTS if bench.quick else SHOTS:
         for seed in seeds:
             support = _support(bench, encoder, family, texts, shots, seed)
-            scores.strategies(shots, support, encoder, family, test, seed)
+            scores.strategies(shots, support, encoder, family, test, seed, names)
             scores.baselines(shots, BASELINES, problem_of(support, [support.select(torch.zeros(0).long())], seed), test)
     return SuiteResult(
         name="intents",

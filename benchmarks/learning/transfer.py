@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from learning.adaptation import Adaptation, adapt
+from learning.class_names import ClassNames
 from learning.config import STRATEGIES, MetaTrainOptions
 from learning.encoders.registry import Encoder
 from learning.errors import UselessModel
@@ -39,6 +40,7 @@ def adapted(
     sources: Sequence[Domain] = (),
     learner: MetaLearner | None = None,
     seed: int = 0,
+    class_names: ClassNames | None = None,
 ) -> Adaptation | None:
     """The strategy with its default options; None where the library refuses to publish what came out."""
     transfers = strategy != "target_only"
@@ -56,6 +58,7 @@ def adapted(
             meta_learner=learner if transfers else None,
             seed=seed,
             progress=_silent,
+            class_names=class_names,
         )
     except UselessModel:
         return None
