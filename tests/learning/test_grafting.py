@@ -1,0 +1,148 @@
+"""Stage A from end to end on a tiny encoder: what is held out, what stage B may see, sources that hardly suffice."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from learning.config import EpisodeOptions, GraftOptions, MetaTrainOptions
+from learning.errors import Cancelled
+from learning.featurisers import Centring
+from learning.graft_batches import RawDomain
+from learning.grafting import Grafting, train_graft
+from learning.grafts import Graft
+from learning.meta import HonestSources, meta_train
+from learning.sources import build_bank
+from learning.splits import HeldOutPart, split_after_graft
+from learning.types import Domain, Features, labelled_set
+from tests.learning.tiny_encoder import TinyEncoder
+
+ENCODER = TinyEncoder()
+
+
+def domain(name: str, counts: list[int], *, prefix: str = "class", seed: int = 0) -> RawDomain:
+    """`counts[c]` rows of class c, around a mean that depends on the class name alone."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs, labels = [], []
+    for c, count in enumerate(counts):
+        mean = torch.randn(6, generator=torch.Generator().manual_seed(100 + c))
+        for _ in range(count):
+            inputs.append((mean + 0.5 * torch.randn(6, generator=generator)).tolist())
+            labels.append(c)
+    classes = tuple(f"{prefix}{c:03d}" for c in range(len(counts)))
+    return RawDomain(name=name, inputs=inputs, labels_N=torch.tensor(labels), classes=classes)
+
+
+def grafting_of(sources: list[RawDomain], **options: Any) -> Grafting:
+    chosen = GraftOptions(**{"steps": 12, "batch_rows": 16, **options})
+    return train_graft(ENCODER, sources, chosen, torch.Generator().manual_seed(0), lambda _done: None)
+
+
+def encoded(source: RawDomain, graft: Graft | None) -> Domain:
+    worn = ENCODER if graft is None else ENCODER.grafted(graft)
+    views = {} if graft is None else {graft.digest: worn.encode(source.inputs)}
+    features = Features(matrix_NF=ENCODER.encode(source.inputs), grafted=views)
+    labels = [source.classes[label] for label in source.labels_N.tolist()]
+    return Domain(name=source.name, data=labelled_set(features, labels, "classification"))
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        [domain("lone", [9, 1] * 4)],
+        [domain("lone", [3] * 6)],
+        [domain("a", [2] * 205, prefix="a"), domain("b", [2] * 205, prefix="b", seed=1)],
+        [domain("a", [5, 5]), domain("b", [1, 1], seed=1)],
+        [domain("a", [4]), domain("b", [4], seed=1)],
+        [domain("a", [1]), domain("b", [1], seed=1)],
+        [domain("a", [5, 5]), domain("b", [5, 5], seed=1), domain("c", [1, 1], seed=2)],
+    ],
+)
+@pytest.mark.parametrize(
+    "options", [{}, {"held_out_rows": 8}, {"loss": "episodic"}, {"augmentation": "affine_and_turns"}]
+)
+def test_sources_that_hardly_suffice_are_trained_on_or_left_alone(sources: list[RawDomain], options: dict[str, Any]):
+    grafting = grafting_of(sources, **options)
+    assert (grafting.graft is None) == (not grafting.report["kept"])
+    assert grafting.graft is None or grafting.graft.is_finite
+    assert grafting.report["kept"] or grafting.report["reason"]
+
+
+@pytest.mark.parametrize("steps", [10, 12, 30])
+def test_looks_begin_at_the_rootstock_and_end_at_the_end(steps: int):
+    report = grafting_of([domain("a", [8] * 4), domain("b", [8] * 4, seed=1)], steps=steps).report
+    assert report["looks"][0]["step"] == 0
+    assert report["looks"][-1]["step"] == steps
+
+
+def test_every_class_has_a_place_when_the_second_go_begins():
+    sources = [domain("a", [8] * 4, prefix="a"), domain("b", [8] * 4, prefix="b", seed=1)]
+    first, second = grafting_of(sources), grafting_of(sources)
+    assert first.graft is not None
+    assert second.graft is not None
+    assert first.honest is not None
+    assert first.graft.digest == second.graft.digest != first.honest.digest
+
+
+def test_own_grafts_are_trained_where_they_are_asked_for():
+    sources = [domain("a", [8] * 4), domain("b", [8] * 4, seed=1)]
+    grafting = grafting_of(sources, source_steps=4)
+    assert set(grafting.sources) == {"a", "b"}
+    assert grafting.graft is not None
+    digests = {graft.digest for graft in grafting.sources.values()} | {grafting.graft.digest}
+    assert len(digests) == 3
+    assert not grafting_of(sources).sources
+
+
+def test_training_ends_when_it_is_cancelled():
+    def stop(done: float) -> None:
+        if done > 0.3:
+            raise Cancelled("stop")
+
+    sources = [domain("a", [8] * 4), domain("b", [8] * 4, seed=1)]
+    with pytest.raises(Cancelled):
+        train_graft(ENCODER, sources, GraftOptions(steps=20), torch.Generator(), stop)
+
+
+@pytest.mark.parametrize("lone", [True, False])
+def test_episodes_after_a_graft_play_in_the_held_out_part_alone(lone: bool):
+    sources = [domain("a", [6] * 12)] if lone else [domain(name, [6] * 4, seed=i) for i, name in enumerate("abc")]
+    part = HeldOutPart(domain=None, classes=("class001", "class004", "class007", "class009")) if lone else None
+    part = part or HeldOutPart(domain="b", classes=())
+    domains = [encoded(source, None) for source in sources]
+    bank = build_bank(domains, Centring().fit([d.data.inputs for d in domains]), max_rows=999,
+                      generator=torch.Generator())  # fmt: skip
+    split = split_after_graft(bank, part, EpisodeOptions(), torch.Generator().manual_seed(0))
+    held_N = part.rows(bank)
+    assert held_N.any()
+    assert not (split.train.pool_N & ~held_N).any()
+    assert not (split.held_out.pool_N & ~held_N).any()
+    assert not (split.train.pool_N & split.held_out.pool_N).any()
+    assert not (split.metric_rows_N & held_N).any()
+
+
+def test_card_compares_with_the_rootstock_and_not_with_the_graft():
+    """Under this 'graft' every feature tells the class, by the rootstock none does: all of it is transfer's gain."""
+    generator = torch.Generator().manual_seed(0)
+    names = ("a", "b", "c")
+    domains, honest = [], []
+    for name in names:
+        labels = ["no", "yes"] * 40
+        telling = torch.tensor([[float(label == "yes")] * 12 for label in labels])
+        telling = telling + 0.1 * torch.randn(telling.shape, generator=generator)
+        noise = torch.randn(telling.shape, generator=generator)
+        features = Features(matrix_NF=noise, grafted={"g": telling})
+        domains.append(Domain(name=name, data=labelled_set(features, labels, "classification")))
+        honest.append(domains[-1])
+    learner = meta_train(
+        sources=domains, featuriser=Centring(graft="g"), modality="text", encoder="tiny", encoder_revision="",
+        columns={}, options=MetaTrainOptions(steps=2, evaluation_episodes=10, evaluation_shots=(2,)), seed=0,
+        progress=lambda _fraction, _phase: None,
+        honest=HonestSources(
+            domains=honest, featuriser=Centring(graft="g"), alone=Centring(),
+            held_out=HeldOutPart(domain="b", classes=()),
+        ),
+    )  # fmt: skip
+    entry = learner.card["episodes"][0]
+    assert entry["target_only"]["score"] < 0.65
+    assert entry["metric"]["score"] > 0.95
