@@ -94,3 +94,18 @@ def embedded_outputs(
     gain = parameters.log_metric_gain.exp()
     metric_EQT: Tensor = coordinates(parameters, features_EQF, similarity) @ (gain * metric_EPT)
     return outputs_EQT + metric_EQT
+
+
+def inner_products(
+    parameters: TransferParameters, support_ESF: Tensor, rows_ENF: Tensor, similarity: Similarity
+) -> Tensor:
+    """(E, S, N) inner products of `embed`'s features and the bias column; `rows_ENF` begins with the support.
+
+    They depend on no learned parameter but the gain (and the projection), which meets them only once they are small.
+    """
+    products_ESN: Tensor = support_ESF @ rows_ENF.mT + 1
+    if not parameters.projection_PF.shape[-2]:
+        return products_ESN
+    metric_ENP = coordinates(parameters, rows_ENF, similarity)
+    metric_ESN: Tensor = metric_ENP[:, : support_ESF.shape[1]] @ metric_ENP.mT
+    return products_ESN + (2 * parameters.log_metric_gain).exp() * metric_ESN

@@ -38,32 +38,40 @@ class TransferTask:
         return bool(self.source_usable_EM.any())
 
 
-def domain_fit(task: TransferTask) -> Tensor:
+def domain_outputs(task: TransferTask, rows_ENF: Tensor) -> Tensor:
+    """(E, D, T, N): what each domain's own head answers on `rows_ENF`."""
+    return torch.einsum("edtf,enf->edtn", task.prior_EDTF, rows_ENF) + task.prior_bias_EDT[..., None]
+
+
+def domain_fit(task: TransferTask, outputs_EDTS: Tensor | None = None) -> Tensor:
     """(E, D): how well each domain's own head explains the target support; 0 for a useless or missing head, at most 1.
 
     Classification: 1 + mean log-likelihood in units of guessing's, floored at -1. Regression: 1 - relative squared
     error. A head trained on flipped labels scores below zero, which is what tells a hostile source from an unhelpful
-    one.
+    one. `outputs_EDTS` are the heads' answers on the support where the caller has them already.
     """
-    outputs_EDST = torch.einsum("esf,edtf->edst", task.support_ESF, task.prior_EDTF) + task.prior_bias_EDT[:, :, None]
-    targets_E1ST = task.support_targets_EST[:, None]
+    if outputs_EDTS is None:
+        outputs_EDTS = domain_outputs(task, task.support_ESF)
+    targets_E1TS = task.support_targets_EST.mT[:, None]
     if task.classification:
         # Ridge heads answer on a 0..1 scale; 5 turns a clear answer into a clear probability.
-        log_probs_EDST = torch.log_softmax(5.0 * outputs_EDST, dim=-1)
-        gain_ED = (log_probs_EDST * targets_E1ST).sum(-1).mean(-1) / math.log(max(task.n_way, 2)) + 1
+        log_probs_EDTS = torch.log_softmax(5.0 * outputs_EDTS, dim=-2)
+        gain_ED = (log_probs_EDTS * targets_E1TS).sum(-2).mean(-1) / math.log(max(task.n_way, 2)) + 1
     else:
-        error_ED = (outputs_EDST - targets_E1ST).square().mean((-1, -2))
-        gain_ED = 1 - error_ED / targets_E1ST.square().mean((-1, -2)).clamp_min(1e-6)
+        error_ED = (outputs_EDTS - targets_E1TS).square().mean((-1, -2))
+        gain_ED = 1 - error_ED / targets_E1TS.square().mean((-1, -2)).clamp_min(1e-6)
     return gain_ED.clamp(-1.0, 1.0) * task.known_ED
 
 
-def describe(task: TransferTask) -> Tensor:
+def describe(task: TransferTask, fit_ED: Tensor | None = None) -> Tensor:
     """(E, 7) the task's set-embedding for the hyper-parameter generator.
 
-    1, log shots, log ways, best and mean domain fit, whether a domain knows the classes, log source rows.
+    1, log shots, log ways, best and mean domain fit, whether a domain knows the classes, log source rows. `fit_ED` is
+    the domains' fit where the caller has it already.
     """
     n_support, n_way = task.support_targets_EST.shape[-2:]
-    fit_ED = domain_fit(task)
+    if fit_ED is None:
+        fit_ED = domain_fit(task)
     ones_E = torch.ones_like(task.support_ESF[:, 0, 0])
     known_E = task.known_ED.sum(1)
     best_E = fit_ED.masked_fill(task.known_ED == 0, -1).amax(1) if fit_ED.shape[1] else 0 * ones_E
