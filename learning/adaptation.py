@@ -93,7 +93,7 @@ def adapt(
         for name in names
     }
     scored = _score_all(candidates, support, plan_folds(support, options.max_folds, generator), context, progress)
-    gains = _gains(scored, support, meta_learner)
+    gains = _gains(scored, candidates, support, meta_learner)
     chosen = choose(gains, options.guard_standard_errors) if isinstance(options, AutoOptions) else strategy
     tuned = _tuned(candidates, chosen, support, encoding, order_S, meta_learner, options, generator, progress)
     guarded = chosen
@@ -240,8 +240,16 @@ def _score(answers: HeldOut, support: LabelledSet, *, knows_classes: bool) -> Sc
     return Scored(held_out=answers, temperature=temperature, useful_S=useful_S)
 
 
-def _gains(scored: Mapping[str, Scored], support: LabelledSet, meta_learner: MetaLearner | None) -> dict[str, Gain]:
-    """Every transfer candidate's gain over target_only, from the rows on which both can be judged."""
+def _gains(
+    scored: Mapping[str, Scored],
+    candidates: Mapping[str, Candidate],
+    support: LabelledSet,
+    meta_learner: MetaLearner | None,
+) -> dict[str, Gain]:
+    """Every transfer candidate's gain over target_only, from the rows on which both can be judged.
+
+    Sources can mislead by their labels. Class names that stand in for these have shown their worth on the target.
+    """
     baseline = scored["target_only"]
     comparable_S = baseline.held_out.comparable_S
     shots = len(support) / max(len(support.classes), 1)
@@ -251,10 +259,13 @@ def _gains(scored: Mapping[str, Scored], support: LabelledSet, meta_learner: Met
         if name == "target_only":
             continue
         useful_S = candidate.useful_S
+        prior = card_prior(meta_learner.card if meta_learner else None, name, shots)
+        if isinstance(candidates[name], Named):
+            prior = replace(prior, accuracy=None)
         gains[name] = paired_gain(
             rows[name][comparable_S],
             rows["target_only"][comparable_S],
-            card_prior(meta_learner.card if meta_learner else None, name, shots),
+            prior,
             worse_than_chance=bool(useful_S.any())
             and is_worse_than_chance(candidate.held_out.outputs_ST[useful_S], _rows(support, useful_S)),
             hits=count_hits(candidate.held_out.outputs_ST[useful_S], _rows(support, useful_S)),

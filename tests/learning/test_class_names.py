@@ -1,13 +1,18 @@
 """Class names as rows of the support: used where they say something, left out where they do not."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
+from learning.adaptation import adapt
 from learning.candidates import TargetOnly
 from learning.class_names import ClassNames, Named, spoken, with_names
-from learning.config import TargetOnlyOptions
+from learning.config import AutoOptions, MetaTrainOptions, TargetOnlyOptions
 from learning.featurisers import Centring
-from learning.types import Features, LabelledSet
+from learning.meta import meta_train
+from learning.types import Domain, Features, LabelledSet
 
 N_CLASSES, WIDTH = 12, 32
 
@@ -72,3 +77,36 @@ def test_names_are_read_as_words():
     assert spoken("card_arrival") == "card arrival"
     assert spoken("lostOrStolen-card") == "lost Or Stolen card"
     assert spoken("__") == "__"
+
+
+def test_auto_uses_names_at_one_example_per_class():
+    """No row can be held out without losing its class, so the card and the names themselves have to do."""
+    sources = []
+    for i in range(3):
+        rows, _, _ = problem(8, seed=20 + i)
+        renamed = tuple(f"other_{i}_{name}" for name in rows.classes)
+        data = LabelledSet(inputs=rows.inputs, labels_N=rows.labels_N, classes=renamed)
+        sources.append(Domain(name=f"source {i}", data=data))
+    options = MetaTrainOptions(steps=20, projection_width=8, evaluation_episodes=20, evaluation_shots=(1, 4))
+    common: dict[str, Any] = {"modality": "text", "encoder": "any", "encoder_revision": "", "columns": {}, "seed": 0}
+    learner = meta_train(
+        sources=sources, featuriser=Centring(), options=options, progress=lambda _done, _phase: None, **common
+    )
+    # Of made-up features no metric transfers; what is asked here is whether a card that promises something is heard.
+    promising = [
+        entry | {name: entry[name] | {"gain": {"value": 0.05, "interval": (0.03, 0.07), "deviation": 0.04}}}
+        for entry in learner.card["episodes"]
+        for name in ("metric",)
+    ]
+    learner = replace(learner, card=learner.card | {"episodes": promising})
+    support, _, names = problem(1)
+    row_of = {name: row for row, name in enumerate(support.classes)}
+    chosen = []
+    for class_names in (ClassNames(row_of=row_of, inputs=names), None):
+        adapted = adapt(
+            target=Domain(name="t", data=support), sources=sources, featuriser=Centring(), strategy="auto",
+            options=AutoOptions(candidates=("target_only", "metric")), meta_learner=learner,
+            progress=lambda _done, _phase: None, class_names=class_names, **common,
+        )  # fmt: skip
+        chosen.append(adapted.report["strategy"])
+    assert chosen == ["metric", "target_only"]
