@@ -27,8 +27,6 @@ from learning.types import FittedFeaturiser
 
 FORMAT_VERSION = 2
 _HEADER = "metagraft"
-#: Of artifacts from before it was stored; they have no held-out heads to use it on.
-DEFAULT_COVERAGE = 0.9
 
 
 def _join(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -159,7 +157,7 @@ def _learner(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> BaseLe
         ),
         temperature=float(header["temperature"]),
         set_threshold=float(header["set_threshold"]),
-        coverage=float(header.get("coverage", DEFAULT_COVERAGE)),
+        coverage=float(header["coverage"]),
         held_out_heads=HeldOutHeads.from_tensors(held_out) if held_out else None,
         interval_half_width=math.inf if half_width is None else float(half_width),
         familiarity=Familiarity(

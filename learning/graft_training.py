@@ -91,7 +91,7 @@ class GraftTrainer:
         self._lr = options.lr or LEARNING_RATES[encoder.modality]
         self._rootstock = {name: value.detach().clone() for name, value in encoder.graft_points().items()}
         self._offsets = {name: torch.zeros_like(value).requires_grad_() for name, value in self._rootstock.items()}
-        self._vectors = ClassVectors(
+        self.vectors = ClassVectors(
             vectors_VF=torch.zeros(n_vectors, encoder.width, device=encoder.device).requires_grad_(),
             log_scale=torch.tensor(INITIAL_SCALE, device=encoder.device).log().requires_grad_(),
         )
@@ -100,7 +100,7 @@ class GraftTrainer:
         """Class vectors that have no place yet start at the class means of a few rows, around the mean of all."""
         if self.options.loss == "episodic":
             return
-        sums_VF = torch.zeros_like(self._vectors.vectors_VF.detach())
+        sums_VF = torch.zeros_like(self.vectors.vectors_VF.detach())
         for rows in domains:
             few = {v: found[_shuffled(len(found), self.generator)[:VECTOR_ROWS]] for v, found in rows.by_vector.items()}
             if not few:
@@ -109,8 +109,8 @@ class GraftTrainer:
             features_NF = self.features(rows.select(index_N))
             features_NF = features_NF - features_NF.mean(0)
             sums_VF.index_add_(0, rows.vector_N[index_N].to(sums_VF.device), features_NF)
-        new_V = self._vectors.vectors_VF.detach().norm(dim=1) == 0
-        self._vectors.vectors_VF.data[new_V] = F.normalize(sums_VF, dim=1)[new_V]
+        new_V = self.vectors.vectors_VF.detach().norm(dim=1) == 0
+        self.vectors.vectors_VF.data[new_V] = F.normalize(sums_VF, dim=1)[new_V]
 
     def features(self, rows: RawRows) -> Tensor:
         """(N, width) unit rows under the offsets as they stand."""
@@ -134,7 +134,7 @@ class GraftTrainer:
             if self.options.loss == "both" and int(shared_V.sum()) > 1:
                 rows_N = shared_V[held.vector_N]
                 open_BV = shared_V.expand(int(rows_N.sum()), -1).to(features_NF.device)
-                logits_BV = self._vectors.logits(features_NF[rows_N.to(features_NF.device)], open_BV)
+                logits_BV = self.vectors.logits(features_NF[rows_N.to(features_NF.device)], open_BV)
                 return float(F.cross_entropy(logits_BV, held.vector_N[rows_N].to(features_NF.device)))
             return self._episodic_look(held, features_NF)
 
@@ -167,7 +167,7 @@ class GraftTrainer:
         known_V[[v for rows in domains for v in rows.by_vector]] = True
         schedule, best, recent = _Schedule(steps, budget_s), self._state(), 0.0
         looks: list[Look] = []
-        parameters = [*self._offsets.values(), self._vectors.vectors_VF, self._vectors.log_scale]
+        parameters = [*self._offsets.values(), self.vectors.vectors_VF, self.vectors.log_scale]
         optimiser = torch.optim.Adam(parameters)
         next_look = 0.0
         for step in range(steps + 1):
@@ -207,18 +207,18 @@ class GraftTrainer:
         jitter = None if self.options.augmentation == "none" else self.generator
         features_BF = self._encode(batch.prepared, jitter)
         batch = _on(batch, features_BF)
-        loss = episodic_loss(features_BF, batch, self._vectors.log_scale)
+        loss = episodic_loss(features_BF, batch, self.vectors.log_scale)
         if self.options.loss == "both":
-            loss = loss + shared_label_loss(self._vectors, features_BF, batch)
+            loss = loss + shared_label_loss(self.vectors, features_BF, batch)
         loss.backward()
         optimiser.step()
         return float(loss.detach())
 
     def _state(self) -> list[Tensor]:
-        return [t.detach().clone() for t in (*self._offsets.values(), *self._vectors.tensors)]
+        return [t.detach().clone() for t in (*self._offsets.values(), *self.vectors.tensors)]
 
     def _restore(self, state: list[Tensor]) -> None:
-        for tensor, value in zip((*self._offsets.values(), *self._vectors.tensors), state, strict=True):
+        for tensor, value in zip((*self._offsets.values(), *self.vectors.tensors), state, strict=True):
             tensor.data.copy_(value)
 
 

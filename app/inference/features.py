@@ -1,7 +1,8 @@
 """Features that were already computed, on disk and shared by every process of a machine.
 
-A space (encoder, revision and graft) is a folder of immutable shards. A shard is written whole under a temporary name
-and renamed, so several processes may write at once. Each row carries a checksum: a damaged one is encoded again.
+A space (encoder and revision, the graft included) is a folder of immutable shards. A shard is written whole under a
+temporary name and renamed, so several processes may write at once. Each row carries a checksum: a damaged one is
+encoded again.
 
     shard:  b"MGF1"  uint32 N  uint32 F  uint32 0  |  N digests of 32 bytes  |  N uint32 crc32  |  N x F float32
 """
@@ -136,9 +137,9 @@ class FeatureCache:
         self._lock = threading.Lock()
 
     @staticmethod
-    def space(encoder: str, revision: str, graft: str = "none") -> str:
-        """The folder name of an encoder at a revision, under a graft."""
-        return "-".join(re.sub(r"[^A-Za-z0-9._]", "_", part)[:80] for part in (encoder, revision, graft))
+    def space(encoder: str, revision: str) -> str:
+        """The folder name of an encoder at a revision, which names its graft if it wears one."""
+        return "-".join(re.sub(r"[^A-Za-z0-9._]", "_", part)[:80] for part in (encoder, revision))
 
     def lookup(self, space: str, keys: Sequence[str]) -> dict[int, Matrix]:
         """Position in `keys` (sha256, 64 hex digits) to features, of those that are stored."""

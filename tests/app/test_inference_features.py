@@ -78,7 +78,7 @@ def test_cache_serves_another_process_and_a_later_one(root):
 
 def test_cache_keeps_encoders_revisions_and_grafts_apart(root):
     cache = new(root)
-    spaces = {FeatureCache.space(*parts) for parts in (("e", "1"), ("e", "2"), ("f", "1"), ("e", "1", "g"))}
+    spaces = {FeatureCache.space(*parts) for parts in (("e", "1"), ("e", "2"), ("f", "1"), ("e", "1-g"))}
     assert len(spaces) == 4
     for space in spaces:
         assert ask(cache, keys("a"), space) == keys("a")

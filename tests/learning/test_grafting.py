@@ -8,7 +8,8 @@ import torch
 from learning.config import EpisodeOptions, GraftOptions, MetaTrainOptions
 from learning.errors import Cancelled
 from learning.featurisers import Centring
-from learning.graft_batches import RawDomain
+from learning.graft_batches import RawDomain, RawRows
+from learning.graft_training import GraftTrainer
 from learning.grafting import Grafting, train_graft
 from learning.grafts import Graft
 from learning.meta import HonestSources, meta_train
@@ -75,8 +76,23 @@ def test_looks_begin_at_the_rootstock_and_end_at_the_end(steps: int):
     assert report["looks"][-1]["step"] == steps
 
 
-def test_every_class_has_a_place_when_the_second_go_begins():
-    sources = [domain("a", [8] * 4, prefix="a"), domain("b", [8] * 4, prefix="b", seed=1)]
+def test_classes_that_come_later_are_placed_without_moving_the_others():
+    first, later = (
+        RawRows(prepared=source.inputs, size_N=torch.ones(len(source)), vector_N=source.labels_N + offset)
+        for source, offset in ((domain("a", [8] * 3), 0), (domain("b", [8] * 3, seed=1), 3))
+    )
+    trainer = GraftTrainer(ENCODER, 6, GraftOptions(), torch.Generator().manual_seed(0))
+    trainer.place_vectors([first])
+    before_VF = trainer.vectors.vectors_VF.detach().clone()
+    assert before_VF[3:].norm() == 0
+    trainer.place_vectors([first, later])
+    after_VF = trainer.vectors.vectors_VF.detach()
+    torch.testing.assert_close(after_VF.norm(dim=1), torch.ones(6))
+    assert torch.equal(after_VF[:3], before_VF[:3])
+
+
+def test_the_second_go_moves_on_from_the_honest_graft():
+    sources = [domain("a", [8] * 4), domain("b", [8] * 4, seed=1)]
     first, second = grafting_of(sources), grafting_of(sources)
     assert first.graft is not None
     assert second.graft is not None
