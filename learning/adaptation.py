@@ -4,7 +4,7 @@ The support is first put into a canonical order that depends on its inputs alone
 appearance in it. So neither the order of the rows nor the names of the classes change what is learned.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,26 +14,20 @@ from torch import Tensor
 from learning import report
 from learning.assembly import Scored, assemble, refuse_useless
 from learning.base_learner import BaseLearner
+from learning.blend import Blend
 from learning.calibration import held_out_temperature
-from learning.candidates import Candidate, Init, make_candidate
+from learning.candidates import Candidate
 from learning.canonical import canonical
 from learning.class_names import ClassNames, Named
 from learning.config import AutoOptions, GraftTuningOptions, StrategyOptions
 from learning.context import TransferContext, can_read, make_context
 from learning.errors import IncompatibleDomain, InvalidData
-from learning.folds import HeldOut, held_out, plan_folds
+from learning.folds import HeldOut, plan_folds
 from learning.graft_tuning import TargetEncoding, TunedGraft, mixed_start, tune_graft
-from learning.guard import (
-    Gain,
-    card_prior,
-    choose,
-    count_hits,
-    describe_choice,
-    is_worse_than_chance,
-    paired_gain,
-    row_scores,
-)
+from learning.guard import describe_choice
 from learning.meta import MetaLearner
+from learning.selection import Contest, hold_contest, select
+from learning.transfer_candidates import Init, make_candidate
 from learning.types import Domain, Featuriser, LabelledSet, Modality, Progress
 
 
@@ -84,7 +78,7 @@ def adapt(
     support, order_S = canonical(target.data)
     generator = torch.Generator().manual_seed(seed)
     progress(0.0, "preparing sources")
-    context = make_context(sources, featuriser, options, meta_learner, generator)
+    context = make_context(sources, featuriser, options, meta_learner, generator, target=support.inputs)
     if isinstance(options, AutoOptions) and not can_read(context, support):
         context = None
     names = _candidate_names(strategy, options, context)
@@ -92,16 +86,20 @@ def adapt(
         name: _candidate(name, options, featuriser, context, seed, class_names, support).tuned(support)
         for name in names
     }
-    scored = _score_all(candidates, support, plan_folds(support, options.max_folds, generator), context, progress)
-    gains = _gains(scored, candidates, support, meta_learner)
-    chosen = choose(gains, options.guard_standard_errors) if isinstance(options, AutoOptions) else strategy
-    tuned = _tuned(candidates, chosen, support, encoding, order_S, meta_learner, options, generator, progress)
-    guarded = chosen
+    fold_S = plan_folds(support, options.max_folds, generator)
+    contest = hold_contest(candidates, support, fold_S, context, meta_learner, progress)
+    chosen = strategy
+    if isinstance(options, AutoOptions):
+        chosen, contest = select(contest, support, options.guard_standard_errors)
+    tuned = _tuned(
+        candidates.get("init"), contest, chosen, support, encoding, order_S, meta_learner, options, generator, progress
+    )
+    reason = _reason(chosen, contest, names, tuned)
+    final, scored = contest.candidates[chosen], dict(contest.scored)
     if tuned is not None:
-        chosen, support, candidates["init"] = "init", tuned.support, tuned.candidate
-        scored["init"] = _score_tuned(tuned)
+        chosen, support, final, scored["init"] = "init", tuned.support, tuned.candidate, _score_tuned(tuned)
     progress(0.95, "fitting")
-    fitted = candidates[chosen].fit(support)
+    fitted = final.fit(support)
     learner = assemble(
         fitted, scored[chosen], support, order_S, options.coverage,
         modality=modality, strategy=chosen, encoder=encoder, encoder_revision=encoder_revision, columns=columns,
@@ -114,9 +112,9 @@ def adapt(
     return Adaptation(
         learner=learner,
         report=report.make_report(
-            chosen=chosen, scored=scored, gains=gains, support=support, context=context, fitted=fitted,
-            learner=learner, reason=_reason(guarded, gains, names, tuned), warnings=warnings, sources=sources,
-        ) | {"graft": _graft_report(learner, tuned)},
+            chosen=chosen, scored=scored, gains=contest.gains, support=support, context=context, fitted=fitted,
+            learner=learner, reason=reason, warnings=warnings, sources=sources,
+        ) | {"graft": _graft_report(learner, tuned), "blend": _shares_in(final)},
     )  # fmt: skip
 
 
@@ -133,12 +131,11 @@ def _candidate(
 
 
 def _tuned(
-    candidates: Mapping[str, Candidate], chosen: str, support: LabelledSet, encoding: TargetEncoding | None,
+    init: Candidate | None, contest: Contest, chosen: str, support: LabelledSet, encoding: TargetEncoding | None,
     order_S: Tensor, meta_learner: MetaLearner | None, options: StrategyOptions, generator: torch.Generator,
     progress: Progress,
 ) -> TunedGraft | None:  # fmt: skip
     """The graft tuned on the target, where that was asked for, can be done and beats the chosen candidate."""
-    init = candidates.get("init")
     if encoding is None or meta_learner is None or chosen == "target_only" or not isinstance(init, Init):
         return None
     if not isinstance(options, GraftTuningOptions) or options.graft_steps == 0:
@@ -147,17 +144,27 @@ def _tuned(
     names = () if init.context.bank is None else init.context.bank.names
     weights = dict(zip(names, use.domain_weights_D.tolist(), strict=True)) if use else {}
     return tune_graft(
-        init, candidates[chosen], support, encoding.select(order_S.tolist()), mixed_start(meta_learner, weights),
-        steps=options.graft_steps, lr=options.graft_lr, generator=generator,
+        init, contest.candidates[chosen], support, encoding.select(order_S.tolist()),
+        mixed_start(meta_learner, weights), steps=options.graft_steps, lr=options.graft_lr, generator=generator,
         progress=lambda done: progress(0.9 + 0.05 * done, "tuning the graft"),
     )  # fmt: skip
 
 
-def _reason(chosen: str, gains: Mapping[str, Gain], names: Sequence[str], tuned: TunedGraft | None) -> str:
-    reason = describe_choice(chosen, gains, names)
+def _reason(chosen: str, contest: Contest, names: Sequence[str], tuned: TunedGraft | None) -> str:
+    reason = describe_choice(chosen, contest.gains, names)
+    if (shares := _shares_in(contest.candidates[chosen])) is not None:
+        others = " and ".join(name for name in shares if name != chosen)
+        reason = f"{reason[:-1]}; its answers are averaged with those of {others}."
     if tuned is None:
         return reason
     return f"{reason} Tuning the graft on the target gained {tuned.gain.mean:+.3f} over {chosen} on held-out examples."
+
+
+def _shares_in(candidate: Candidate) -> dict[str, float] | None:
+    """How much each member of a blend counts; None of any other candidate."""
+    if not isinstance(candidate, Blend):
+        return None
+    return {member.name: share for member, share in zip(candidate.members, candidate.shares, strict=True)}
 
 
 def _graft_report(learner: BaseLearner, tuned: TunedGraft | None) -> dict[str, Any]:
@@ -181,27 +188,6 @@ def _score_tuned(tuned: TunedGraft) -> Scored:
     return Scored(held_out=answers, temperature=temperature, useful_S=held_S)
 
 
-def _score_all(
-    candidates: Mapping[str, Candidate],
-    support: LabelledSet,
-    fold_S: Tensor,
-    context: TransferContext | None,
-    progress: Progress,
-) -> dict[str, Scored]:
-    """Every candidate on the same folds."""
-    scored = {}
-    for place, (name, candidate) in enumerate(candidates.items()):
-        share = _part(progress, place, len(candidates), f"scoring {name}")
-        answers = held_out(candidate, support, fold_S, progress=share)
-        scored[name] = _score(answers, support, knows_classes=name != "target_only" and _shares(context, support))
-    return scored
-
-
-def _part(progress: Progress, place: int, count: int, phase: str) -> Callable[[float], None]:
-    """Reports a fraction of candidate `place` of `count` as one of the whole, of which scoring is nine tenths."""
-    return lambda done: progress(0.9 * (place + done) / count, phase)
-
-
 def _check(target: Domain, sources: Sequence[Domain], meta_learner: MetaLearner | None) -> None:
     data = target.data
     if len(data) < 2:
@@ -223,55 +209,3 @@ def _candidate_names(strategy: str, options: StrategyOptions, context: TransferC
     if isinstance(options, AutoOptions):
         return [name for name in options.candidates if name == "target_only" or context is not None]
     return list(dict.fromkeys(["target_only", strategy]))
-
-
-def _shares(context: TransferContext | None, support: LabelledSet) -> bool:
-    """Whether sources know every class of the target (or it is a regression), so that even a lone row is a test."""
-    if context is None or context.bank is None:
-        return False
-    return set(support.classes) <= set(context.bank.classes)
-
-
-def _score(answers: HeldOut, support: LabelledSet, *, knows_classes: bool) -> Scored:
-    useful_S = torch.ones_like(answers.comparable_S) if knows_classes else answers.comparable_S
-    temperature = 1.0
-    if support.classes:
-        temperature = held_out_temperature(answers.outputs_ST, support.labels_N, useful_S)
-    return Scored(held_out=answers, temperature=temperature, useful_S=useful_S)
-
-
-def _gains(
-    scored: Mapping[str, Scored],
-    candidates: Mapping[str, Candidate],
-    support: LabelledSet,
-    meta_learner: MetaLearner | None,
-) -> dict[str, Gain]:
-    """Every transfer candidate's gain over target_only, from the rows on which both can be judged.
-
-    Sources can mislead by their labels. Class names that stand in for these have shown their worth on the target.
-    """
-    baseline = scored["target_only"]
-    comparable_S = baseline.held_out.comparable_S
-    shots = len(support) / max(len(support.classes), 1)
-    rows = {name: row_scores(s.held_out.outputs_ST, support, s.temperature) for name, s in scored.items()}
-    gains = {}
-    for name, candidate in scored.items():
-        if name == "target_only":
-            continue
-        useful_S = candidate.useful_S
-        prior = card_prior(meta_learner.card if meta_learner else None, name, shots)
-        if isinstance(candidates[name], Named):
-            prior = replace(prior, accuracy=None)
-        gains[name] = paired_gain(
-            rows[name][comparable_S],
-            rows["target_only"][comparable_S],
-            prior,
-            worse_than_chance=bool(useful_S.any())
-            and is_worse_than_chance(candidate.held_out.outputs_ST[useful_S], _rows(support, useful_S)),
-            hits=count_hits(candidate.held_out.outputs_ST[useful_S], _rows(support, useful_S)),
-        )
-    return gains
-
-
-def _rows(support: LabelledSet, mask_S: Tensor) -> LabelledSet:
-    return support.select(mask_S.nonzero()[:, 0])

@@ -91,8 +91,10 @@ class AutoOptions(GraftTuningOptions):
     head: HeadKind = "logistic"
     """Base learner of a classification task. Regression always uses ridge."""
     candidates: Annotated[tuple[CandidateName, ...], Len(1, 3)] = ("target_only", "metric", "init")
-    guard_standard_errors: Annotated[float, Interval(ge=0, le=10)] = 1.0
-    """How many standard errors a transfer candidate must win by before it replaces target_only."""
+    guard_standard_errors: Annotated[float, Interval(ge=0, le=10)] = 0.25
+    """How many posterior deviations of its gain transferring must be expected to win by before it replaces target_only.
+
+    Whatever this is, nothing is transferred where the target's held-out rows speak against it."""
 
     def __post_init__(self) -> None:
         if "target_only" not in self.candidates:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from learning.config import MAX_SOURCE_ROWS, MetricOptions, Similarity, StrategyOptions
+from learning.encoders.tabular import FittedQuantileFeaturiser
 from learning.errors import InvalidData
 from learning.featurisers import FittedCentring
 from learning.meta import MetaLearner
 from learning.parameters import TransferParameters, default_parameters
 from learning.sources import SourceBank, build_bank
-from learning.types import Domain, Featuriser, FittedFeaturiser, LabelledSet
+from learning.types import Domain, Featuriser, FittedFeaturiser, Inputs, LabelledSet
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,8 +57,14 @@ def make_context(
     options: StrategyOptions,
     meta_learner: MetaLearner | None,
     generator: torch.Generator,
+    *,
+    target: Inputs,
 ) -> TransferContext | None:
-    """The sources in one feature space with the parameters to transfer by; None where there is nothing to transfer."""
+    """The sources in one feature space with the parameters to transfer by; None where there is nothing to transfer.
+
+    Of tables the target's rows have a say in the columns' scales: a column that the sources hardly filled has none of
+    its own there. Labels play no part in it.
+    """
     if not sources and meta_learner is None:
         return None
     if meta_learner is not None:
@@ -65,6 +72,8 @@ def make_context(
     else:
         fitted = featuriser.fit([source.data.inputs for source in sources])
         similarity = options.similarity if isinstance(options, MetricOptions) else "cosine"
+    if sources and isinstance(fitted, FittedQuantileFeaturiser) and _reads(fitted, target):
+        fitted = fitted.rescaled([*(source.data.inputs for source in sources), target])
     bank = build_bank(sources, fitted, max_rows=MAX_SOURCE_ROWS, generator=generator) if sources else None
     learned = meta_learner is not None
     parameters = meta_learner.parameters if meta_learner is not None else default_parameters(fitted.width)
@@ -75,7 +84,12 @@ def make_context(
 
 def can_read(context: TransferContext | None, support: LabelledSet) -> bool:
     """Whether the sources' feature space has anything in common with the target's inputs."""
+    return context is None or _reads(context.featuriser, support.inputs)
+
+
+def _reads(featuriser: FittedFeaturiser, inputs: Inputs) -> bool:
     try:
-        return context is None or context.featuriser.transform(support.inputs) is not None
+        featuriser.transform(inputs)
     except InvalidData:
         return False
+    return True

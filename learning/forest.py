@@ -93,8 +93,12 @@ class _Level:
         return ((self.impurity_M > _FLAT) & (self.count_M >= MIN_ROWS)).nonzero()[:, 0]
 
 
-def grow_forest(features_SF: Tensor, targets_ST: Tensor, generator: torch.Generator) -> Forest:
+def grow_forest(
+    features_SF: Tensor, targets_ST: Tensor, generator: torch.Generator, *, weights_S: Tensor | None = None
+) -> Forest:
     """A forest on one-hot (classification) or standardised targets; every node tries half of the features.
+
+    With `weights_S` every tree sees rows drawn in proportion to them, with replacement.
 
     A split maximises the decrease of the targets' squared deviation, which for one-hot targets is the Gini impurity.
     Nodes are split until their targets are equal or their rows fewer than `MIN_ROWS`, at most `MAX_DEPTH` deep.
@@ -102,7 +106,7 @@ def grow_forest(features_SF: Tensor, targets_ST: Tensor, generator: torch.Genera
     rows_SF, targets_ST = features_SF.float(), targets_ST.double()
     n_tried = min((rows_SF.shape[1] + 1) // 2, MAX_TRIED)
     n_trees = min(MAX_TREES, MAX_PAIRS // min(len(rows_SF), MAX_ROWS_PER_TREE))
-    row_P, node_P = _deal_rows(len(rows_SF), n_trees, generator)
+    row_P, node_P = _deal_rows(len(rows_SF), n_trees, generator, weights_S)
     features, thresholds, lefts, values = [], [], [], []
     first, n_nodes = 0, n_trees
     for depth in range(MAX_DEPTH + 1):
@@ -137,10 +141,14 @@ def grow_forest(features_SF: Tensor, targets_ST: Tensor, generator: torch.Genera
     )
 
 
-def _deal_rows(n_rows: int, n_trees: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _deal_rows(
+    n_rows: int, n_trees: int, generator: torch.Generator, weights_S: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The pairs of the roots: every tree sees all rows, or a random part of `MAX_ROWS_PER_TREE`."""
     n_seen = min(n_rows, MAX_ROWS_PER_TREE)
-    if n_seen == n_rows:
+    if weights_S is not None:
+        row_BS = torch.multinomial(weights_S.expand(n_trees, -1), n_seen, replacement=True, generator=generator)
+    elif n_seen == n_rows:
         row_BS = torch.arange(n_rows).expand(n_trees, -1)
     else:
         row_BS = torch.stack([torch.randperm(n_rows, generator=generator)[:n_seen] for _ in range(n_trees)])

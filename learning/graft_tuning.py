@@ -16,11 +16,12 @@ from torch.nn import functional as F
 
 from learning.base_learner import Pipeline
 from learning.calibration import fit_temperature
-from learning.candidates import Candidate, Init
+from learning.candidates import Candidate
 from learning.dealing import deal_folds
 from learning.grafts import Graft, Graftable, mixed, zero_graft
 from learning.guard import Gain, Prior, paired_gain, row_scores
 from learning.meta import MetaLearner
+from learning.transfer_candidates import Init
 from learning.types import Features, LabelledSet
 
 #: Fewer rows cannot tell whether tuning helps.

@@ -4,7 +4,7 @@ Evidence is the paired difference of held-out scores on the target's rows. It is
 toward what the meta-learner's card expects at this number of shots (a normal prior); without a card the prior expects
 nothing. A card speaks of honest sources, and those of a job may be mislabelled or of another matter: that is a second
 hypothesis, of a loss, and the candidate's held-out answers tell the two apart. The posterior is the mixture of both. A
-candidate replaces target_only only where the posterior gain lies beyond the asked number of standard errors above zero
+candidate replaces target_only only where the posterior gain lies beyond the asked number of its deviations above zero
 *and* the target's own rows do not speak against it.
 """
 
@@ -124,6 +124,15 @@ def _between(first: Prior, second: Prior, t: float) -> Prior:
         accuracy=at(first.accuracy, second.accuracy),
         error=at(first.error, second.error),
     )
+
+
+def mixed_prior(priors: Sequence[Prior], shares: Sequence[float]) -> Prior:
+    """Of an average of candidates. Averaging their expectations expects too little rather than too much of it."""
+    mixed, total = priors[0], shares[0]
+    for prior, share in zip(priors[1:], shares[1:], strict=True):
+        total += share
+        mixed = _between(mixed, prior, share / total)
+    return mixed
 
 
 def misleading_probability(prior: Prior, hits: Hits | None) -> float:

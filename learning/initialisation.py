@@ -16,7 +16,7 @@ from torch import Tensor
 from learning.config import Similarity
 from learning.heads import with_bias
 from learning.parameters import TransferParameters, embed, embedded_outputs, inner_products
-from learning.task import TransferTask, describe, domain_fit, domain_outputs
+from learning.task import TransferTask, describe, domain_evidence, domain_fit, domain_outputs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +46,9 @@ class _Recipe:
 def _recipe(parameters: TransferParameters, task: TransferTask, fit_ED: Tensor) -> _Recipe:
     generated_E4 = describe(task, fit_ED).to(task.support_ESF) @ parameters.init_4D.T
     log_source_E, log_prototype_E, log_regularisation_E, log_step_E = generated_E4.unbind(1)
-    logits_ED = (parameters.domain_affinity * fit_ED).masked_fill(task.known_ED == 0, -1e9)
+    logits_ED = (parameters.domain_affinity * fit_ED + domain_evidence(task, fit_ED)).masked_fill(
+        task.known_ED == 0, -1e9
+    )
     return _Recipe(
         source_scale_E=log_source_E.clamp(-6, 4).exp() if task.classification else torch.sigmoid(log_source_E),
         prototype_scale_E=log_prototype_E.clamp(-6, 4).exp(),

@@ -67,15 +67,19 @@ def fit_kernel(
     *,
     bandwidths: Sequence[float] = BANDWIDTHS,
     strengths: Sequence[float] = STRENGTHS,
+    weights_S: Tensor | None = None,
 ) -> KernelFit:
     """Ridge toward the targets' mean in the dual for every bandwidth and strength, in float64.
 
     Each is weighted by the likelihood of its leave-one-out errors under their own variance, which is error^(-S/2):
-    of ten rows all are kept, of a hundred the best few.
+    of ten rows all are kept, of a hundred the best few. `weights_S` says how likely each row is to be among those kept.
     """
     n_kept = min(MAX_ROWS, max(MAX_NUMBERS // features_SF.shape[1], 2))
     rows_N = torch.arange(len(features_SF))
-    if len(rows_N) > n_kept:
+    if weights_S is not None:
+        n_kept = min(n_kept, int((weights_S > 0).sum()))
+        rows_N = torch.multinomial(weights_S, n_kept, generator=generator)
+    elif len(rows_N) > n_kept:
         rows_N = torch.randperm(len(rows_N), generator=generator)[:n_kept]
     targets_ST = targets_ST[rows_N].double()
     # The rows as they are stored, so that a saved kernel answers as the fitted one.

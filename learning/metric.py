@@ -15,7 +15,7 @@ from torch import Tensor
 from learning.config import Selection, Similarity
 from learning.heads import ridge_solve, with_bias
 from learning.parameters import TransferParameters, coordinates, embed, embedded_outputs
-from learning.task import TransferTask, describe, domain_fit
+from learning.task import TransferTask, describe, domain_evidence, domain_fit
 
 #: No source row counts for more than this many average ones.
 MAX_RELATIVE_WEIGHT = 10.0
@@ -53,9 +53,10 @@ def affinities(parameters: TransferParameters, task: TransferTask, similarity: S
     same_EMS = _same_label(task)
     near_EM = _mean_similarity(similarity_EMS, same_EMS)
     far_EM = _mean_similarity(similarity_EMS, 1 - same_EMS)
-    fit_EM = domain_fit(task).gather(1, task.source_domain_EM)
+    fit_ED = domain_fit(task)
+    fit_EM, evidence_EM = (of_ED.gather(1, task.source_domain_EM) for of_ED in (fit_ED, domain_evidence(task, fit_ED)))
     features_EM3 = torch.stack([near_EM, near_EM - far_EM, fit_EM], dim=-1)
-    return features_EM3 @ parameters.affinity_3
+    return features_EM3 @ parameters.affinity_3 + evidence_EM
 
 
 def _mean_similarity(similarity_EMS: Tensor, share_EMS: Tensor) -> Tensor:

@@ -128,6 +128,25 @@ def fit_stack(
     return stack, in_label_units(head, scale)
 
 
+def stack_on(
+    table: FittedQuantileFeaturiser, linear: LinearHead, targets_NT: Tensor, rows_NF: Tensor, weights_N: Tensor,
+    *, classification: bool, seed: int,
+) -> tuple[FittedStack, LinearHead]:  # fmt: skip
+    """A kernel and a forest on weighted rows beside a head that was fitted on them, all three averaged in equal parts.
+
+    `linear` takes the columns of `table` and then metric coordinates, the head that is returned the columns, the
+    members' answers and then the coordinates. Rows are drawn in proportion to `weights_N` (a kernel keeps few).
+    """
+    kernel = fit_kernel(rows_NF, targets_NT, _generator(seed), weights_S=weights_N).kernel
+    forest = grow_forest(rows_NF, targets_NT, _generator(seed), weights_S=weights_N)
+    stack = FittedStack(table=table, kernel=kernel, forest=forest, logits=classification)
+    identity_TT = torch.eye(targets_NT.shape[1], dtype=torch.float64) / ANSWER_SCALE
+    kernel_TT = identity_TT / KERNEL_TEMPERATURE if classification else identity_TT
+    columns_TF, coordinates_TP = linear.weight_TF[:, : table.width], linear.weight_TF[:, table.width :]
+    weight_TF = torch.cat([columns_TF, kernel_TT, identity_TT, coordinates_TP], dim=1)
+    return stack, LinearHead(weight_TF=weight_TF / 3, bias_T=linear.bias_T / 3)
+
+
 def table_featuriser(featuriser: QuantileFeaturiser, support: LabelledSet) -> QuantileFeaturiser:
     """Regression reads plain standard scores: on bent columns a straight line is lost."""
     return featuriser if support.classes else replace(featuriser, standard=True)

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+#: What a nat of held-out or support likelihood counts as evidence: rows are alike, and so are the models' errors.
+EVIDENCE = 0.3
+#: Nats, per root of the number of rows, by which one domain is ahead of its equal now and then.
+CHANCE = 0.5
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TransferTask:
@@ -61,6 +66,21 @@ def domain_fit(task: TransferTask, outputs_EDTS: Tensor | None = None) -> Tensor
         error_ED = (outputs_EDTS - targets_E1TS).square().mean((-1, -2))
         gain_ED = 1 - error_ED / targets_E1TS.square().mean((-1, -2)).clamp_min(1e-6)
     return gain_ED.clamp(-1.0, 1.0) * task.known_ED
+
+
+def domain_evidence(task: TransferTask, fit_ED: Tensor) -> Tensor:
+    """(E, D) log-weight of each domain, 0 for the one that explains the support best: a tempered posterior.
+
+    The fit is a mean over rows. What tells a misleading domain from an honest one is its sum: two rows say little,
+    twenty are as good as proof. Differences that honest domains show by chance do not count.
+    """
+    if not fit_ED.shape[1]:
+        return fit_ED
+    n_support, n_way = task.support_targets_EST.shape[-2:]
+    nats = math.log(max(n_way, 2)) if task.classification else 0.5
+    best_E1 = fit_ED.masked_fill(task.known_ED == 0, -1.0).amax(1, keepdim=True)
+    behind_ED = n_support * nats * (best_E1 - fit_ED)
+    return -EVIDENCE * (behind_ED - CHANCE * math.sqrt(n_support)).clamp_min(0) * task.known_ED
 
 
 def describe(task: TransferTask, fit_ED: Tensor | None = None) -> Tensor:

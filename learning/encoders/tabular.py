@@ -6,7 +6,7 @@ Letters in shape suffixes besides those of `learning.types`: K knots of one colu
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -104,6 +104,15 @@ class FittedQuantileFeaturiser:
         # Both halves have unit mean squared norm, and so must the whole.
         return torch.cat([rows_NF, waves_NR], dim=1) / math.sqrt(2)
 
+    def rescaled(self, parts: Sequence[Inputs]) -> Self:
+        """The same features, with the centre and the scale that numbers have in these tables.
+
+        Raises:
+            InvalidData: a part is no `Table`, or has text in a column fitted as numeric.
+        """
+        tables = [_as_table(part) for part in parts]
+        return replace(self, columns=tuple(column.rescaled(tables) for column in self.columns))
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and a JSON-able header from which `from_state` restores this featuriser bit by bit."""
         numeric = [column for column in self.columns if isinstance(column, _NumericColumn)]
@@ -164,6 +173,13 @@ class _NumericColumn:
         mixed_N = self.quantile_weight * quantile_N + (1 - self.quantile_weight) * z_N
         return np.stack([np.where(missing_N, 0.0, mixed_N), missing_N.astype(np.float64)][: self.width], axis=1)
 
+    def rescaled(self, tables: Sequence[Table]) -> "_NumericColumn":
+        values_N = np.concatenate([numbers(self.name, table) for table in tables])
+        if np.isnan(values_N).all():
+            return self
+        fit = _fit_standard if self.limit == MAX_STANDARD_SCORE else _fit_numeric
+        return replace(fit(self.name, values_N), indicator=self.indicator)
+
     def header(self) -> dict[str, Any]:
         floats = {name: getattr(self, name) for name in _FLOATS}
         shape = {"knots": len(self.knots_K), "indicator": self.indicator}
@@ -199,6 +215,9 @@ class _CategoricalColumn:
         onehot = np.zeros((len(table), self.width + 1))
         onehot[np.arange(len(table)), index_N] = 1.0
         return onehot[:, : self.width]
+
+    def rescaled(self, tables: Sequence[Table]) -> "_CategoricalColumn":  # noqa: ARG002 - a category has no scale
+        return self
 
     def header(self) -> dict[str, Any]:
         flags = {"other": self.other, "indicator": self.indicator, "canonical": self.canonical}

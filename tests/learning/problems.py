@@ -1,6 +1,7 @@
 """Small synthetic transfer problems with known structure."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,6 +39,13 @@ def slopes(seed: int, n: int) -> LabelledSet:
 def sources(task: Task = "classification", n_domains: int = 4) -> list[Domain]:
     data = [blobs(seed, 30) if task == "classification" else slopes(seed, 80) for seed in range(1, n_domains + 1)]
     return [Domain(name=f"source{i}", data=d) for i, d in enumerate(data)]
+
+
+def noisy(domain: Domain, generator: torch.Generator) -> Domain:
+    """Harder to learn."""
+    rows = features(domain.data).matrix_NF
+    moved = Features(matrix_NF=rows + 3 * torch.randn(rows.shape, generator=generator))
+    return replace(domain, data=replace(domain.data, inputs=moved))
 
 
 def quick_options(**changes: Any) -> MetaTrainOptions:

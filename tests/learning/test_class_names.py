@@ -105,7 +105,7 @@ def test_auto_uses_names_at_one_example_per_class():
     for class_names in (ClassNames(row_of=row_of, inputs=names), None):
         adapted = adapt(
             target=Domain(name="t", data=support), sources=sources, featuriser=Centring(), strategy="auto",
-            options=AutoOptions(candidates=("target_only", "metric")), meta_learner=learner,
+            options=AutoOptions(candidates=("target_only", "metric"), guard_standard_errors=1.0), meta_learner=learner,
             progress=lambda _done, _phase: None, class_names=class_names, **common,
         )  # fmt: skip
         chosen.append(adapted.report["strategy"])

@@ -1,6 +1,7 @@
 """The base learner of tables and its members."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,11 +51,13 @@ def line(n: int, seed: int) -> LabelledSet:
     return labelled_set(table, (x[0] - 2 * x[1]).tolist(), "regression")
 
 
-def adapted(support: LabelledSet, **options: Any) -> Adaptation:
+def adapted(
+    support: LabelledSet, *, strategy: str = "target_only", using: Sequence[Domain] = (), **options: Any
+) -> Adaptation:
     return adapt(
-        target=Domain(name="t", data=support), sources=[], featuriser=QuantileFeaturiser(), modality="tabular",
-        encoder="quantile", encoder_revision="", columns={}, strategy="target_only",
-        options=STRATEGIES["target_only"](**options), meta_learner=None, seed=0, progress=lambda _f, _p: None,
+        target=Domain(name="t", data=support), sources=using, featuriser=QuantileFeaturiser(), modality="tabular",
+        encoder="quantile", encoder_revision="", columns={}, strategy=strategy,
+        options=STRATEGIES[strategy](**options), meta_learner=None, seed=0, progress=lambda _f, _p: None,
     )  # fmt: skip
 
 
@@ -194,3 +197,33 @@ def test_kernel_keeps_a_part_of_many_rows() -> None:
 def test_kernel_answers_copies_of_one_row() -> None:
     fit = fit_kernel(torch.ones(6, 3), rows(6, 1).double(), seeded())
     assert fit.kernel.answers(torch.ones(2, 3)).isfinite().all()
+
+
+def test_forest_and_kernel_do_not_see_rows_of_no_weight() -> None:
+    features_SF, targets_ST = rows(40), one_hot(torch.arange(40) % 2, 2)
+    weights_S = (torch.arange(40) % 2 == 0).double()
+    forest = grow_forest(features_SF, targets_ST, seeded(), weights_S=weights_S)
+    assert torch.equal(forest.answers(features_SF), torch.tensor([[1.0, 0.0]]).expand(40, -1))
+    fit = fit_kernel(features_SF, targets_ST, seeded(), weights_S=weights_S)
+    assert set((fit.rows_N % 2).tolist()) == {0}
+
+
+def checkerboards(task: Task) -> list[Domain]:
+    return [Domain(name=f"source{i}", data=checkerboard(150, 10 + i, task)) for i in range(2)]
+
+
+@pytest.mark.parametrize("strategy", ["metric", "init"])
+def test_transfer_to_a_table_brings_a_kernel_and_a_forest_of_the_sources(strategy: str) -> None:
+    """A checkerboard cannot be learned from six rows, nor by any linear head."""
+    using, target, queries = checkerboards("classification"), checkerboard(6, 3), checkerboard(400, 4)
+    helped = accuracy(adapted(target, strategy=strategy, using=using), queries)
+    assert helped > accuracy(adapted(target), queries) + 0.1
+    assert helped > accuracy(adapted(target, strategy=strategy, using=using, regularisation=1.0), queries) + 0.1
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("strategy", ["metric", "init"])
+def test_table_adapted_with_sources_answers_the_same_after_save_and_load(strategy: str, task: Task) -> None:
+    learner = adapted(checkerboard(12, 3, task), strategy=strategy, using=checkerboards(task)).learner
+    queries = checkerboard(50, 4, task).inputs
+    assert torch.equal(load_learner(dump_learner(learner)).pipeline.outputs(queries), learner.pipeline.outputs(queries))

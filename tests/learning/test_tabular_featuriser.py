@@ -282,3 +282,22 @@ def test_table_from_columns_refuses_when_no_column_has_a_kind():
 def test_table_from_columns_refuses_when_columns_differ_in_length():
     with pytest.raises(InvalidData, match="one common length"):
         table_from_columns({"x": [1], "y": [1, 2]}, {"x": "numeric", "y": "numeric"})
+
+
+def test_rescaling_gives_a_column_that_was_hardly_filled_the_scale_of_the_rows_that_fill_it():
+    sources = numeric_table(age=[40.0, 50.0, 60.0, 70.0], vessels=[1.0, float("nan"), float("nan"), float("nan")])
+    target = numeric_table(age=[45.0, 55.0], vessels=[0.0, 3.0])
+    fitted = QuantileFeaturiser().fit([sources])
+    rescaled = fitted.rescaled([sources, target])
+    assert rescaled.width == fitted.width
+    vessels = [column.name for column in fitted.columns].index("vessels")
+    place = sum(column.width for column in fitted.columns[:vessels])
+    assert torch.equal(*fitted.transform(target)[:, place])
+    low, high = rescaled.transform(target)[:, place]
+    assert low < 0 < high
+
+
+def test_rescaling_leaves_a_column_alone_that_the_tables_do_not_have():
+    fitted = QuantileFeaturiser().fit([mixed_table(20, 0)])
+    rescaled = fitted.rescaled([numeric_table(age=[30.0, 31.0, 99.0])])
+    assert rescaled.columns[1:] == fitted.columns[1:]

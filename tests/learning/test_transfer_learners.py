@@ -8,7 +8,7 @@ from learning.config import Similarity
 from learning.initialisation import GeneratedInit, fine_tune, generate, init_outputs
 from learning.metric import MAX_RELATIVE_WEIGHT, affinities, effective_sample_size, metric_outputs, weigh_sources
 from learning.parameters import default_parameters
-from learning.task import TransferTask, domain_fit
+from learning.task import TransferTask, domain_evidence, domain_fit
 
 F64 = torch.float64
 
@@ -37,6 +37,20 @@ def test_source_weights_equal_the_hand_computed_softmax() -> None:
     total = 2 * right + wrong
     expected = [0.5 * 3 * right / total, 0.5 * 3 * right / total, 0.5 * 3 * wrong / total]
     assert weighted.weights_EM[0].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rows_per_class", [1, 8])
+def test_evidence_of_many_rows_parts_a_flipped_domain_from_an_honest_one(rows_per_class: int) -> None:
+    task = two_class_task(source_targets=[[1, 0], [0, 1], [1, 0]], usable=[1, 1, 1])
+    heads_EDTF = torch.stack([torch.eye(2, dtype=F64), 0.9 * torch.eye(2, dtype=F64), torch.eye(2, dtype=F64).flip(0)])
+    support_EST = task.support_targets_EST.repeat(1, rows_per_class, 1)
+    many = replace(
+        task, support_ESF=support_EST, support_targets_EST=support_EST, prior_EDTF=heads_EDTF[None],
+        prior_bias_EDT=torch.zeros(1, 3, 2, dtype=F64), known_ED=torch.ones(1, 3, dtype=F64),
+    )  # fmt: skip
+    honest, alike, flipped = domain_evidence(many, domain_fit(many))[0].tolist()
+    assert honest == alike == 0
+    assert flipped < -3 if rows_per_class == 8 else -1 < flipped < -0.2
 
 
 def test_source_weights_are_zero_where_the_label_is_not_the_targets() -> None:

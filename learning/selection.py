@@ -1,0 +1,145 @@
+"""Which candidate becomes the base learner: all are scored on the same held-out rows, the transfer candidates are
+averaged (`learning.blend`), and the guard decides between their average and not transferring.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from learning.assembly import Scored
+from learning.blend import Blend, blend, score_blend
+from learning.calibration import held_out_temperature
+from learning.candidates import Candidate
+from learning.class_names import Named
+from learning.context import TransferContext
+from learning.folds import HeldOut, held_out
+from learning.guard import (
+    Gain,
+    Prior,
+    card_prior,
+    choose,
+    count_hits,
+    is_worse_than_chance,
+    mixed_prior,
+    paired_gain,
+    row_scores,
+)
+from learning.meta import MetaLearner
+from learning.report import usefulness_warnings
+from learning.types import LabelledSet, Progress
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contest:
+    """Every candidate, its held-out answers, and of the transfer candidates the prior and the posterior of the gain."""
+
+    candidates: Mapping[str, Candidate]
+    scored: Mapping[str, Scored]
+    priors: Mapping[str, Prior]
+    gains: Mapping[str, Gain]
+
+    def with_blend(self, blended: Blend, scored: Scored, prior: Prior, gain: Gain) -> "Contest":
+        """The blend in the place of its leader."""
+        name = blended.name
+        return Contest(
+            candidates={**self.candidates, name: blended},
+            scored={**self.scored, name: scored},
+            priors={**self.priors, name: prior},
+            gains={**self.gains, name: gain},
+        )
+
+
+def hold_contest(
+    candidates: Mapping[str, Candidate],
+    support: LabelledSet,
+    fold_S: Tensor,
+    context: TransferContext | None,
+    meta_learner: MetaLearner | None,
+    progress: Progress,
+) -> Contest:
+    """Scores every candidate on the same folds and compares it with target_only, which has to be among them."""
+    scored = {}
+    for place, (name, candidate) in enumerate(candidates.items()):
+        share = _part(progress, place, len(candidates), f"scoring {name}")
+        answers = held_out(candidate, support, fold_S, progress=share)
+        scored[name] = _score(answers, support, knows_classes=name != "target_only" and _shares(context, support))
+    priors = {
+        name: _prior(candidate, support, meta_learner) for name, candidate in candidates.items() if name in _TRANSFER
+    }
+    gains = {name: _gain(scored[name], scored["target_only"], prior, support) for name, prior in priors.items()}
+    return Contest(candidates=candidates, scored=scored, priors=priors, gains=gains)
+
+
+_TRANSFER = ("metric", "init")
+
+
+def select(contest: Contest, support: LabelledSet, standard_errors: float) -> tuple[str, Contest]:
+    """The name of what `auto` keeps, and the contest with the blend in it where that is what it keeps.
+
+    Transfer candidates that the target's rows speak against have no part in the blend.
+    """
+    able = {name: contest.candidates[name] for name, gain in contest.gains.items() if not gain.contradicted}
+    if len(able) > 1:
+        blended = blend(able, contest.scored, support)
+        scored = score_blend(blended, contest.scored, support)
+        prior = mixed_prior([contest.priors[name] for name in able], blended.shares)
+        gain = _gain(scored, contest.scored["target_only"], prior, support)
+        contest = contest.with_blend(blended, scored, prior, gain)
+        able = {blended.name: blended}
+    chosen = choose({name: contest.gains[name] for name in able}, standard_errors)
+    if chosen == "target_only" and _is_useless(contest.scored[chosen], support):
+        # It would be refused. What the target's rows do not speak against is then the better answer.
+        chosen = next((name for name in able if not _is_useless(contest.scored[name], support)), chosen)
+    return chosen, contest
+
+
+def _is_useless(scored: Scored, support: LabelledSet) -> bool:
+    warnings = usefulness_warnings(scored.held_out, scored.useful_S, support)
+    return any(warning["code"] == "worse_than_majority" for warning in warnings)
+
+
+def _part(progress: Progress, place: int, count: int, phase: str) -> Callable[[float], None]:
+    """Reports a fraction of candidate `place` of `count` as one of the whole, of which scoring is nine tenths."""
+    return lambda done: progress(0.9 * (place + done) / count, phase)
+
+
+def _shares(context: TransferContext | None, support: LabelledSet) -> bool:
+    """Whether sources know every class of the target (or it is a regression), so that even a lone row is a test."""
+    if context is None or context.bank is None:
+        return False
+    return set(support.classes) <= set(context.bank.classes)
+
+
+def _score(answers: HeldOut, support: LabelledSet, *, knows_classes: bool) -> Scored:
+    useful_S = torch.ones_like(answers.comparable_S) if knows_classes else answers.comparable_S
+    temperature = 1.0
+    if support.classes:
+        temperature = held_out_temperature(answers.outputs_ST, support.labels_N, useful_S)
+    return Scored(held_out=answers, temperature=temperature, useful_S=useful_S)
+
+
+def _prior(candidate: Candidate, support: LabelledSet, meta_learner: MetaLearner | None) -> Prior:
+    """What the card expects of it.
+
+    Sources can mislead by their labels. Class names that stand in for these have shown their worth on the target.
+    """
+    shots = len(support) / max(len(support.classes), 1)
+    prior = card_prior(meta_learner.card if meta_learner else None, candidate.name, shots)
+    return replace(prior, accuracy=None) if isinstance(candidate, Named) else prior
+
+
+def _gain(scored: Scored, baseline: Scored, prior: Prior, support: LabelledSet) -> Gain:
+    """Over target_only, from the rows on which both can be judged."""
+    comparable_S, useful_S = baseline.held_out.comparable_S, scored.useful_S
+    rows, alone = (row_scores(each.held_out.outputs_ST, support, each.temperature) for each in (scored, baseline))
+    judged = support.select(useful_S.nonzero()[:, 0])
+    outputs_ST = scored.held_out.outputs_ST[useful_S]
+    return paired_gain(
+        rows[comparable_S],
+        alone[comparable_S],
+        prior,
+        worse_than_chance=bool(useful_S.any()) and is_worse_than_chance(outputs_ST, judged),
+        hits=count_hits(outputs_ST, judged),
+    )
