@@ -27,9 +27,11 @@ PSEUDO_ROWS, PSEUDO_DEVIATION = 2.0, 0.3
 _GRID = 50
 
 
-#: Probability that sources of a job mislead although a meta-learner's card promises a gain: as often as meta-training
-#: makes them (`EpisodeOptions.hostile`).
-MISLEADING = 0.15
+#: Probability that sources of a job mislead although a meta-learner's card promises a gain. Whoever names sources means
+#: well, so it is rarer than meta-training makes them (`EpisodeOptions.hostile`).
+MISLEADING = 0.1
+#: The target's rows speak against a candidate that does worse on them by this many standard errors.
+CONTRADICTION = 1.5
 #: What misleading sources do: mean and spread of the gain, and of accuracy above guessing.
 MISLEADING_GAIN, MISLEADING_ACCURACY = (-0.08, 0.1), (-0.05, 0.1)
 #: Spread between tasks of an accuracy that a card states.
@@ -165,16 +167,18 @@ def paired_gain(
 ) -> Gain:
     """Posterior of the mean difference of row scores (paired, on the comparable rows only).
 
-    `worse_than_chance`: the candidate answers the held-out rows worse than guessing; with no comparable row the card's
-    expectation stands, less the probability that the sources mislead.
+    With no comparable row the card's expectation stands, less the probability that the sources mislead.
+    `worse_than_chance`: the candidate answers the held-out rows worse than guessing. Without a card that speaks against
+    it; with one, `hits` say how much that weighs: of two rows a good model misses both now and then.
     """
     difference_S = candidate_S - baseline_S
     n_rows = len(difference_S)
+    unpromised_guess = worse_than_chance and prior.accuracy is None
     misled = misleading_probability(prior, hits)
     if n_rows == 0:
         expected = prior.deviation if prior.error is None else prior.error
         mean, deviation = _mixture((prior.mean, expected), MISLEADING_GAIN, misled)
-        return Gain(mean=mean, deviation=deviation, evidence=None, error=None, contradicted=worse_than_chance)
+        return Gain(mean=mean, deviation=deviation, evidence=None, error=None, contradicted=unpromised_guess)
     evidence = float(difference_S.mean())
     squares = float((difference_S - evidence).square().sum()) + PSEUDO_ROWS * PSEUDO_DEVIATION**2
     error = math.sqrt(squares / (n_rows - 1 + PSEUDO_ROWS) / n_rows)
@@ -185,7 +189,7 @@ def paired_gain(
         deviation=deviation,
         evidence=evidence,
         error=error,
-        contradicted=worse_than_chance or evidence < -error,
+        contradicted=unpromised_guess or evidence < -CONTRADICTION * error,
     )
 
 

@@ -28,8 +28,9 @@ REQUIRED = {1: 83.0, 8: 85.0, 64: 86.5}
 CALIBRATED_AT = 8
 #: Rows of each source that stage A trains on, that are encoded for stage B, and of the target to draw supports from.
 STAGE_A_ROWS, SOURCE_ROWS, SUPPORT_ROWS = 1400, 500, 400
-#: SetFit takes as long as all else, so it runs once per target.
-SETFIT_SHOTS, SETFIT_SEEDS = 8, 1
+#: SetFit takes minutes a run, longer than all else together, so it runs once for the first target of each fold.
+SETFIT_SHOTS, SETFIT_SEED = 8, 0
+SETFIT_TARGETS = ("apparel", "books")
 STAGE_A_STEPS = 120
 BASELINES: dict[str, Baseline] = {
     "logistic regression (scikit-learn)": target_only,
@@ -62,7 +63,7 @@ def run(bench: Bench) -> SuiteResult:
         notes=[
             *scores.choices(),
             *scores.calibration_notes(CALIBRATED_AT),
-            f"SetFit: {SETFIT_SEEDS} seed for each target.",
+            f"SetFit: one run for each of {' and '.join(SETFIT_TARGETS)}.",
         ],
     )
 
@@ -100,7 +101,7 @@ def _target(
             scores.strategies(shots, support, encoder, family, test, seed)
             baselines = {n: b for n, b in BASELINES.items() if not (bench.quick and n == "TrAdaBoost")}
             scores.baselines(shots, baselines, problem_of(support, rootstock, seed), test)
-            if shots == SETFIT_SHOTS and seed < SETFIT_SEEDS and not bench.quick:
+            if (shots, seed) == (SETFIT_SHOTS, SETFIT_SEED) and name in SETFIT_TARGETS and not bench.quick:
                 few_texts = texts.select(chosen.tolist())
                 scores.accuracy["SetFit", shots].append(_setfit(bench, encoder, few_texts, test_texts, seed))
 
