@@ -26,7 +26,7 @@ from learning.folds import HeldOut, plan_folds
 from learning.graft_tuning import TargetEncoding, TunedGraft, mixed_start, tune_graft
 from learning.guard import describe_choice
 from learning.meta import MetaLearner
-from learning.selection import Contest, hold_contest, select
+from learning.selection import Contest, hold_contest, is_rescue, select
 from learning.transfer_candidates import Init, make_candidate
 from learning.types import Domain, Featuriser, LabelledSet, Modality, Progress
 
@@ -94,7 +94,7 @@ def adapt(
     tuned = _tuned(
         candidates.get("init"), contest, chosen, support, encoding, order_S, meta_learner, options, generator, progress
     )
-    reason = _reason(chosen, contest, names, tuned)
+    reason = _reason(chosen, contest, names, options, tuned)
     final, scored = contest.candidates[chosen], dict(contest.scored)
     if tuned is not None:
         chosen, support, final, scored["init"] = "init", tuned.support, tuned.candidate, _score_tuned(tuned)
@@ -150,8 +150,12 @@ def _tuned(
     )  # fmt: skip
 
 
-def _reason(chosen: str, contest: Contest, names: Sequence[str], tuned: TunedGraft | None) -> str:
+def _reason(
+    chosen: str, contest: Contest, names: Sequence[str], options: StrategyOptions, tuned: TunedGraft | None
+) -> str:
     reason = describe_choice(chosen, contest.gains, names)
+    if isinstance(options, AutoOptions) and is_rescue(chosen, contest, options.guard_standard_errors):
+        reason = f"target_only is worse than guessing, and the held-out examples do not speak against {chosen}."
     if (shares := _shares_in(contest.candidates[chosen])) is not None:
         others = " and ".join(name for name in shares if name != chosen)
         reason = f"{reason[:-1]}; its answers are averaged with those of {others}."

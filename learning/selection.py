@@ -95,6 +95,11 @@ def select(contest: Contest, support: LabelledSet, standard_errors: float) -> tu
     return chosen, contest
 
 
+def is_rescue(chosen: str, contest: Contest, standard_errors: float) -> bool:
+    """Whether `select` kept it only because target_only would be refused."""
+    return chosen != "target_only" and not contest.gains[chosen].beats(standard_errors)
+
+
 def _is_useless(scored: Scored, support: LabelledSet) -> bool:
     warnings = usefulness_warnings(scored.held_out, scored.useful_S, support)
     return any(warning["code"] == "worse_than_majority" for warning in warnings)

@@ -25,12 +25,11 @@ from learning.forest import Forest, grow_forest
 from learning.heads import LinearHead, fit_logistic, fit_ridge, ridge_path
 from learning.kernels import KernelRidge, fit_kernel
 from learning.support_head import choose_regularisation, in_label_units, support_targets
+from learning.task import EVIDENCE
 from learning.types import Inputs, LabelledSet
 
 #: How much linear head, kernel and forest are trusted before any row was held out.
 PRIOR_CLASSIFICATION, PRIOR_REGRESSION = (1.0, 2.0, 2.0), (2.0, 1.0, 2.0)
-#: Held-out rows share nearly all their training rows, so each counts as less than one row of evidence.
-EVIDENCE = 0.3
 FOLDS = 5
 RIDGE_GRID = (3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 #: Kernel answers live in 0..1; where nothing was held out this makes logits of them.

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: What a nat of held-out or support likelihood counts as evidence: rows are alike, and so are the models' errors.
+#: What a nat of held-out or support likelihood counts as evidence: rows are alike, they share their training rows, and
+#: models err together.
 EVIDENCE = 0.3
 #: Nats, per root of the number of rows, by which one domain is ahead of its equal now and then.
 CHANCE = 0.5

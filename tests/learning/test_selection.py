@@ -1,0 +1,42 @@
+"""What `auto` keeps."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from learning.assembly import Scored
+from learning.candidates import TargetOnly
+from learning.config import TargetOnlyOptions
+from learning.featurisers import Centring
+from learning.folds import HeldOut
+from learning.guard import Gain, Prior
+from learning.selection import Contest, is_rescue, select
+from learning.types import Features, labelled_set
+
+SUPPORT = labelled_set(Features(matrix_NF=torch.zeros(20, 1)), ["a", "b"] * 10, "classification")
+
+
+def scored(right_S: Tensor) -> Scored:
+    """Held-out answers that are right where `right_S` says so."""
+    outputs_ST = torch.nn.functional.one_hot(torch.where(right_S, SUPPORT.labels_N, 1 - SUPPORT.labels_N), 2).double()
+    every_S = torch.ones(20, dtype=torch.bool)
+    half_S = torch.arange(20) < 10
+    held_out = HeldOut(
+        outputs_ST=outputs_ST, comparable_S=every_S, majority_S=half_S, fold_S=torch.zeros(20).long(), pipelines=()
+    )
+    return Scored(held_out=held_out, temperature=1.0, useful_S=every_S)
+
+
+@pytest.mark.parametrize(("n_right", "kept"), [(0, "metric"), (12, "target_only")])
+def test_what_nothing_speaks_against_is_kept_only_where_target_only_would_be_refused(n_right: int, kept: str) -> None:
+    unsure = Gain(mean=-0.01, deviation=0.1, evidence=0.0, error=0.1, contradicted=False)
+    candidate = TargetOnly(featuriser=Centring(), options=TargetOnlyOptions())
+    contest = Contest(
+        candidates={"target_only": candidate, "metric": candidate},
+        scored={"target_only": scored(torch.arange(20) < n_right), "metric": scored(torch.arange(20) < 11)},
+        priors={"metric": Prior()},
+        gains={"metric": unsure},
+    )
+    chosen, _ = select(contest, SUPPORT, 0.25)
+    assert chosen == kept
+    assert is_rescue(chosen, contest, 0.25) == (kept == "metric")
