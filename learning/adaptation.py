@@ -4,7 +4,7 @@ The support is first put into a canonical order that depends on its inputs alone
 appearance in it. So neither the order of the rows nor the names of the classes change what is learned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,13 +18,14 @@ from learning.blend import Blend
 from learning.calibration import held_out_temperature
 from learning.candidates import Candidate
 from learning.canonical import canonical
+from learning.card import card_of_sources
 from learning.class_names import ClassNames, Named
 from learning.config import AutoOptions, GraftTuningOptions, StrategyOptions
 from learning.context import TransferContext, can_read, make_context
 from learning.errors import IncompatibleDomain, InvalidData
 from learning.folds import HeldOut, plan_folds
 from learning.graft_tuning import TargetEncoding, TunedGraft, mixed_start, tune_graft
-from learning.guard import describe_choice
+from learning.guard import card_prior, describe_choice
 from learning.meta import MetaLearner
 from learning.selection import Contest, hold_contest, is_rescue, select
 from learning.transfer_candidates import Init, make_candidate
@@ -87,7 +88,8 @@ def adapt(
         for name in names
     }
     fold_S = plan_folds(support, options.max_folds, generator)
-    contest = hold_contest(candidates, support, fold_S, context, meta_learner, progress)
+    card = _card(options, context, support, meta_learner, seed)
+    contest = hold_contest(candidates, support, fold_S, context, card, progress)
     chosen = strategy
     if isinstance(options, AutoOptions):
         chosen, contest = select(contest, support, options.guard_standard_errors)
@@ -114,7 +116,29 @@ def adapt(
         report=report.make_report(
             chosen=chosen, scored=scored, gains=contest.gains, support=support, context=context, fitted=fitted,
             learner=learner, reason=reason, warnings=warnings, sources=sources,
-        ) | {"graft": _graft_report(learner, tuned), "blend": _shares_in(final)},
+        )
+        | {
+            "graft": _graft_report(learner, tuned),
+            "blend": _shares_in(final),
+            "expected_gain": _expected_gain(card, meta_learner, support),
+        },
+    )  # fmt: skip
+
+
+def _card(
+    options: StrategyOptions, context: TransferContext | None, support: LabelledSet, meta_learner: MetaLearner | None,
+    seed: int,
+) -> Mapping[str, Any] | None:  # fmt: skip
+    """The meta-learner's; of sources that name the target's classes, where `auto` has to judge them, their own."""
+    if meta_learner is not None:
+        return meta_learner.card
+    if not isinstance(options, AutoOptions) or context is None or context.bank is None:
+        return None
+    if support.classes and not context.bank.shared_with(support.classes):
+        return None
+    return card_of_sources(
+        context.bank, context.parameters, similarity=context.similarity, shots=support.shots,
+        ways=len(support.classes), seed=seed,
     )  # fmt: skip
 
 
@@ -162,6 +186,16 @@ def _reason(
     if tuned is None:
         return reason
     return f"{reason} Tuning the graft on the target gained {tuned.gain.mean:+.3f} over {chosen} on held-out examples."
+
+
+def _expected_gain(
+    card: Mapping[str, Any] | None, meta_learner: MetaLearner | None, support: LabelledSet
+) -> dict[str, Any] | None:
+    """What was expected of each transfer learner before a held-out row was looked at, and who said so."""
+    if card is None:
+        return None
+    gains = {name: card_prior(card, name, support.shots).mean for name in ("metric", "init")}
+    return {"from": "meta_learner" if meta_learner is not None else "sources", **gains}
 
 
 def _shares_in(candidate: Candidate) -> dict[str, float] | None:

@@ -1,4 +1,7 @@
-"""The card of a meta-learner: what transferring gained over target_only on held-out episodes, per number of shots."""
+"""The card: what transferring gained over target_only on held-out episodes, per number of shots.
+
+A meta-learner brings its own. Where there is none, the sources of a job are asked what they gain from each other.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,18 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learning.config import MetaTrainOptions
+from learning.config import EpisodeOptions, MetaTrainOptions, Similarity
 from learning.episodes import EpisodeBatch, EpisodeSampler
 from learning.heads import LOGISTIC_REGULARISATION, with_bias
 from learning.initialisation import GeneratedInit, fine_tune, init_outputs
 from learning.metric import metric_outputs
 from learning.parameters import TransferParameters
+from learning.sources import SourceBank
 
 #: Gradient steps of the batched logistic regression that stands for target_only.
 _BASELINE_STEPS = 100
 _INIT_STEPS = 10
 #: Episodes drawn together.
 _BATCH = 10
+#: Episodes behind a card that is made for one job: they place a gain within two points or so, in less than a second.
+_JOB_EPISODES = 30
+#: The most ways of an episode.
+_MOST_WAYS = 50
 
 
 def interval95(values: Sequence[float]) -> tuple[float, float]:
@@ -64,13 +72,13 @@ class _Scores:
 
 
 def _scores_at(
-    parameters: TransferParameters, sampler: EpisodeSampler, shots: int, options: MetaTrainOptions,
+    parameters: TransferParameters, sampler: EpisodeSampler, shots: int, ways: int | None, options: MetaTrainOptions,
     generator: torch.Generator,
 ) -> _Scores:  # fmt: skip
     scores: dict[str, list[Tensor]] = {"target_only": [], "metric": [], "init": []}
     drawn = shots
     for _ in range(math.ceil(options.evaluation_episodes / _BATCH)):
-        batch = sampler.draw(_BATCH, generator, shots=shots, all_sources=True)
+        batch = sampler.draw(_BATCH, generator, shots=shots, ways=ways, all_sources=True)
         task, query_EQF, similarity, drawn = batch.task, batch.query_EQF, options.similarity, batch.shots
         outputs = {
             "target_only": target_only_outputs(batch),
@@ -114,15 +122,17 @@ def make_card(
     *,
     description: str,
     progress: Callable[[float], None],
+    ways: int | None = None,
 ) -> dict[str, Any]:
     """Scores and paired gains over target_only, each with a 95 % interval over episodes.
 
-    `deviation` is the spread of the gain between tasks: how far one task's gain may lie from the mean.
+    Episodes have any number of ways where `ways` is None. `deviation` is the spread of the gain between tasks: how far
+    one task's gain may lie from the mean.
     """
     honest = replace(held_out, options=replace(options.episode, hostile=0.0))
     gains: dict[int, dict[str, Any]] = {}
     for done, shots in enumerate(sorted(set(options.evaluation_shots))):
-        scores = _scores_at(parameters, honest, shots, options, generator)
+        scores = _scores_at(parameters, honest, shots, ways, options, generator)
         baseline_NQ = scores.by_strategy["target_only"]
         baseline = {"score": float(baseline_NQ.mean()), "interval": interval95(baseline_NQ.mean(1).tolist())}
         entry = {"shots": scores.shots, "n_episodes": len(baseline_NQ), "target_only": baseline}
@@ -132,3 +142,28 @@ def make_card(
         progress((done + 1) / len(options.evaluation_shots))
     measure = "accuracy" if held_out.bank.classification else "explained_variance"
     return {"measure": measure, "held_out": description, "episodes": list(gains.values())}
+
+
+def card_of_sources(
+    bank: SourceBank, parameters: TransferParameters, *, similarity: Similarity, shots: int, ways: int, seed: int
+) -> dict[str, Any] | None:
+    """What transferring by `parameters` gains where each source in turn is the target of the others.
+
+    Sources that are of no use to each other promise nothing to a target either. None of a single source, or where none
+    has two classes with two rows.
+    """
+    everywhere = tuple(range(len(bank.names)))
+    episode = EpisodeOptions(max_way=min(max(ways, 2), _MOST_WAYS), hostile=0.0)
+    sampler = EpisodeSampler(
+        bank=bank, targets=everywhere, helpers=everywhere, pool_N=torch.ones_like(bank.domain_N, dtype=torch.bool),
+        options=episode,
+    )  # fmt: skip
+    if len(everywhere) < 2 or not sampler.is_possible:
+        return None
+    options = MetaTrainOptions(
+        similarity=similarity, evaluation_episodes=_JOB_EPISODES, evaluation_shots=(shots,), episode=episode
+    )
+    return make_card(
+        parameters.to(torch.float32), sampler, options, torch.Generator().manual_seed(seed),
+        description="each source in turn", progress=lambda _done: None, ways=ways,
+    )  # fmt: skip

@@ -86,9 +86,15 @@ class EpisodeSampler:
         return {domain: classes for domain, classes in rich.items() if len(classes) >= ways}
 
     def draw(
-        self, n_episodes: int, generator: torch.Generator, *, shots: int | None = None, all_sources: bool = False
+        self,
+        n_episodes: int,
+        generator: torch.Generator,
+        *,
+        shots: int | None = None,
+        ways: int | None = None,
+        all_sources: bool = False,
     ) -> EpisodeBatch:
-        """`n_episodes` tasks of one shape; shots per class are log-uniform unless given, fewer where rows are short.
+        """`n_episodes` tasks of one shape; shots and ways are log-uniform unless given, fewer where rows are short.
 
         So is the number of source rows, unless `all_sources` asks for as many as the options allow.
 
@@ -103,7 +109,7 @@ class EpisodeSampler:
         if not able:
             raise InvalidData("no source domain has two classes with two examples each", hint="add examples or sources")
         most_ways = min(self.options.max_way, max(len(classes) for classes in able.values()))
-        ways = _log_uniform(self._fewest_ways, most_ways, generator)
+        ways = min(ways, most_ways) if ways else _log_uniform(self._fewest_ways, most_ways, generator)
         able = self._able(shots, ways)
         domains = sorted(able)
         picks = torch.randint(len(domains), (n_episodes,), generator=generator).tolist()

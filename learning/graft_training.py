@@ -34,6 +34,12 @@ LOOK_EVERY = 0.25
 TIME_COUNTS_FROM = 0.1
 #: Episodes behind one look where the held-out classes are unknown to training.
 LOOK_EPISODES = 40
+#: A later graft whose held-out loss is at most this share above the least is preferred: looks are too noisy to tell the
+#: two apart, and the rate has fallen further.
+LOOK_TOLERANCE = 0.03
+#: Softmax sharpnesses of which a look takes the one that suits the features: training spreads them ever further, and
+#: at one fixed sharpness features that sort the held-out rows better would count as worse.
+LOOK_SCALES = (5.0, 10.0, 20.0, 40.0, 80.0)
 ENCODE_ROWS = 64
 
 
@@ -64,6 +70,13 @@ class ClassVectors:
         return (self.log_scale.exp() * similarity_BV).masked_fill(~open_BV, -torch.inf)
 
 
+def best_look(looks: Sequence[Look]) -> Look:
+    """The last of those with about the least held-out loss; the first, the rootstock, only where none is below it."""
+    below = [look for look in looks if look.held_out < looks[0].held_out]
+    least = min((look.held_out for look in below), default=math.inf)
+    return next((look for look in reversed(below) if look.held_out <= (1 + LOOK_TOLERANCE) * least), looks[0])
+
+
 def shared_label_loss(vectors: ClassVectors, features_BF: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of every row between the vectors of its domain's classes."""
     return F.cross_entropy(vectors.logits(features_BF, batch.open_BV), batch.vector_B)
@@ -79,6 +92,24 @@ def episodic_loss(features_BF: Tensor, batch: Batch, log_scale: Tensor) -> Tenso
         similarity_QC = features_BF[~support_B] @ prototypes_CF.T
         losses.append(F.cross_entropy(log_scale.exp() * similarity_QC, way_B[~support_B]))
     return torch.stack(losses).mean()
+
+
+def episodic_look(held: RawRows, features_NF: Tensor, *, batch_rows: int) -> float:
+    """Mean episodic loss of features (N, F) of the held-out rows, at the sharpness that suits them best.
+
+    Equal rows get the same episodes at every look.
+    """
+    numbered = RawRows(prepared=range(len(held)), size_N=torch.ones(len(held)), vector_N=held.vector_N)
+    sampler = BatchSampler(domains=[numbered], n_vectors=int(held.vector_N.max()) + 1, batch_rows=batch_rows)
+    generator = torch.Generator().manual_seed(0)
+    draws = [_on(sampler.draw(generator), features_NF) for _ in range(LOOK_EPISODES)]
+
+    def loss(scale: float) -> float:
+        log_scale = torch.tensor(scale, device=features_NF.device).log()
+        losses = [episodic_loss(features_NF[batch.prepared], batch, log_scale) for batch in draws]
+        return float(torch.stack(losses).mean())
+
+    return min(map(loss, LOOK_SCALES))
 
 
 class GraftTrainer:
@@ -136,18 +167,7 @@ class GraftTrainer:
                 open_BV = shared_V.expand(int(rows_N.sum()), -1).to(features_NF.device)
                 logits_BV = self.vectors.logits(features_NF[rows_N.to(features_NF.device)], open_BV)
                 return float(F.cross_entropy(logits_BV, held.vector_N[rows_N].to(features_NF.device)))
-            return self._episodic_look(held, features_NF)
-
-    def _episodic_look(self, held: RawRows, features_NF: Tensor) -> float:
-        """The same episodes at every look."""
-        numbered = RawRows(prepared=range(len(held)), size_N=torch.ones(len(held)), vector_N=held.vector_N)
-        sampler = BatchSampler(domains=[numbered], n_vectors=self.n_vectors, batch_rows=self.options.batch_rows)
-        generator = torch.Generator().manual_seed(0)
-        scale = torch.tensor(INITIAL_SCALE, device=features_NF.device).log()
-        draws = [sampler.draw(generator) for _ in range(LOOK_EPISODES)]
-        return sum(float(episodic_loss(features_NF[b.prepared], _on(b, features_NF), scale)) for b in draws) / len(
-            draws
-        )
+            return episodic_look(held, features_NF, batch_rows=self.options.batch_rows)
 
     def train(
         self,
@@ -158,7 +178,7 @@ class GraftTrainer:
         budget_s: float,
         progress: Callable[[float], None],
     ) -> tuple[Graft, tuple[Look, ...]]:
-        """Moves on from where the offsets stand. With `held`, ends at the graft that had the least held-out loss.
+        """Moves on from where the offsets stand. With `held`, ends at the graft of `best_look`.
 
         Without, at the last one.
         """
@@ -177,9 +197,9 @@ class GraftTrainer:
                 look = Look(
                     step=step, seconds=schedule.seconds, loss=recent, held_out=self.held_out_loss(held, known_V)
                 )
-                if not looks or look.held_out < min(seen.held_out for seen in looks):
-                    best = self._state()
                 looks.append(look)
+                if best_look(looks) is look:
+                    best = self._state()
             if used >= 1.0:
                 break
             loss = self._step(sampler.draw(self.generator), optimiser, self._lr * schedule.rate(step))

@@ -15,7 +15,7 @@ from torch import Tensor
 from learning.config import GraftOptions
 from learning.encoders.registry import Encoder
 from learning.graft_batches import RawDomain, RawRows
-from learning.graft_training import GraftTrainer, Look
+from learning.graft_training import GraftTrainer, Look, best_look
 from learning.grafts import Graft, Graftable, is_graftable
 from learning.sources import stratified_subsample
 from learning.splits import HeldOutPart
@@ -76,7 +76,7 @@ def train_graft(
         kept, sample, steps=options.steps, budget_s=(1 - SECOND_GO) * options.time_budget_s,
         progress=lambda done: progress((1 - SECOND_GO) * done),
     )  # fmt: skip
-    best = min(looks, key=lambda look: look.held_out)
+    best = best_look(looks)
     report = _report(looks, best, part, honest)
     if best.step == 0:
         reason = "the rootstock did as well on the held-out part"

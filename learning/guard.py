@@ -1,11 +1,12 @@
 """The guard against negative transfer: leave target_only only for a candidate that clearly wins on the target itself.
 
 Evidence is the paired difference of held-out scores on the target's rows. It is noisy at a few shots, so it is shrunk
-toward what the meta-learner's card expects at this number of shots (a normal prior); without a card the prior expects
-nothing. A card speaks of honest sources, and those of a job may be mislabelled or of another matter: that is a second
-hypothesis, of a loss, and the candidate's held-out answers tell the two apart. The posterior is the mixture of both. A
-candidate replaces target_only only where the posterior gain lies beyond the asked number of its deviations above zero
-*and* the target's own rows do not speak against it.
+toward what a card expects at this number of shots (a normal prior): the meta-learner's, or what the sources gain from
+each other. Without a card, or with one that promises nothing, a win has to be clearer. A card speaks of honest sources,
+and those of a job may be mislabelled or of another matter: that is a second hypothesis, of a loss, and the candidate's
+held-out answers tell the two apart. The posterior is the mixture of both. A candidate replaces target_only only where
+the posterior gain lies beyond the asked number of its deviations above zero *and* the target's own rows do not speak
+against it.
 """
 
 import math
@@ -36,6 +37,13 @@ MISLEADING_GAIN, MISLEADING_ACCURACY = (-0.08, 0.1), (-0.05, 0.1)
 ACCURACY_SPREAD = 0.07
 
 
+#: Deviations that a gain which no card promises has to lie above zero at least: the open hyper-parameters of a transfer
+#: learner that was not meta-trained were chosen on the very rows that are its evidence.
+UNPROMISED = 1.0
+#: What a card has to expect to be a promise: sources differ by a point of luck between each other.
+LEAST_PROMISE = 0.02
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prior:
     """Expected gain over target_only and its spread between tasks.
@@ -49,6 +57,11 @@ class Prior:
     accuracy: float | None = None
     error: float | None = None
 
+    @property
+    def promises(self) -> bool:
+        """Whether a gain worth having is expected beyond doubt."""
+        return self.mean - 1.96 * (self.error or 0.0) > LEAST_PROMISE
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hits:
@@ -61,20 +74,25 @@ class Hits:
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """Posterior of a candidate's gain over target_only; `evidence` and `error` are the target's own, None without."""
+    """Posterior of a candidate's gain over target_only; `evidence` and `error` are the target's own, None without.
+
+    `promised`: whether a card led to expect a gain.
+    """
 
     mean: float
     deviation: float
     evidence: float | None
     error: float | None
     contradicted: bool
+    promised: bool = False
 
     @property
     def interval(self) -> tuple[float, float]:
         return self.mean - 1.96 * self.deviation, self.mean + 1.96 * self.deviation
 
     def beats(self, standard_errors: float) -> bool:
-        return not self.contradicted and self.mean > standard_errors * self.deviation
+        margin = standard_errors if self.promised else max(standard_errors, UNPROMISED)
+        return not self.contradicted and self.mean > margin * self.deviation
 
 
 def row_scores(outputs_ST: Tensor, support: LabelledSet, temperature: float) -> Tensor:
@@ -176,7 +194,10 @@ def paired_gain(
     if n_rows == 0:
         expected = prior.deviation if prior.error is None else prior.error
         mean, deviation = _mixture((prior.mean, expected), MISLEADING_GAIN, misled)
-        return Gain(mean=mean, deviation=deviation, evidence=None, error=None, contradicted=unpromised_guess)
+        return Gain(
+            mean=mean, deviation=deviation, evidence=None, error=None, contradicted=unpromised_guess,
+            promised=prior.promises,
+        )  # fmt: skip
     evidence = float(difference_S.mean())
     squares = float((difference_S - evidence).square().sum()) + PSEUDO_ROWS * PSEUDO_DEVIATION**2
     error = math.sqrt(squares / (n_rows - 1 + PSEUDO_ROWS) / n_rows)
@@ -188,6 +209,7 @@ def paired_gain(
         evidence=evidence,
         error=error,
         contradicted=unpromised_guess or evidence < -error,
+        promised=prior.promises,
     )
 
 

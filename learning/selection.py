@@ -4,6 +4,7 @@ averaged (`learning.blend`), and the guard decides between their average and not
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,6 @@ from learning.guard import (
     paired_gain,
     row_scores,
 )
-from learning.meta import MetaLearner
 from learning.report import usefulness_warnings
 from learning.types import LabelledSet, Progress
 
@@ -56,18 +56,19 @@ def hold_contest(
     support: LabelledSet,
     fold_S: Tensor,
     context: TransferContext | None,
-    meta_learner: MetaLearner | None,
+    card: Mapping[str, Any] | None,
     progress: Progress,
 ) -> Contest:
-    """Scores every candidate on the same folds and compares it with target_only, which has to be among them."""
+    """Scores every candidate on the same folds and compares it with target_only, which has to be among them.
+
+    `card` tells what is expected of the transfer candidates (`learning.card`).
+    """
     scored = {}
     for place, (name, candidate) in enumerate(candidates.items()):
         share = _part(progress, place, len(candidates), f"scoring {name}")
         answers = held_out(candidate, support, fold_S, progress=share)
         scored[name] = _score(answers, support, knows_classes=name != "target_only" and _shares(context, support))
-    priors = {
-        name: _prior(candidate, support, meta_learner) for name, candidate in candidates.items() if name in _TRANSFER
-    }
+    priors = {name: _prior(candidate, support, card) for name, candidate in candidates.items() if name in _TRANSFER}
     gains = {name: _gain(scored[name], scored["target_only"], prior, support) for name, prior in priors.items()}
     return Contest(candidates=candidates, scored=scored, priors=priors, gains=gains)
 
@@ -125,13 +126,12 @@ def _score(answers: HeldOut, support: LabelledSet, *, knows_classes: bool) -> Sc
     return Scored(held_out=answers, temperature=temperature, useful_S=useful_S)
 
 
-def _prior(candidate: Candidate, support: LabelledSet, meta_learner: MetaLearner | None) -> Prior:
+def _prior(candidate: Candidate, support: LabelledSet, card: Mapping[str, Any] | None) -> Prior:
     """What the card expects of it.
 
     Sources can mislead by their labels. Class names that stand in for these have shown their worth on the target.
     """
-    shots = len(support) / max(len(support.classes), 1)
-    prior = card_prior(meta_learner.card if meta_learner else None, candidate.name, shots)
+    prior = card_prior(card, candidate.name, support.shots)
     return replace(prior, accuracy=None) if isinstance(candidate, Named) else prior
 
 

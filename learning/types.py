@@ -125,6 +125,11 @@ class LabelledSet:
     def task(self) -> Task:
         return "classification" if self.classes else "regression"
 
+    @property
+    def shots(self) -> int:
+        """Rows per class, rounded down but at least 1; all rows of a regression."""
+        return max(1, len(self) // max(len(self.classes), 1))
+
     def select(self, index_N: Tensor) -> "LabelledSet":
         return LabelledSet(inputs=self.inputs.select(index_N), labels_N=self.labels_N[index_N], classes=self.classes)
 

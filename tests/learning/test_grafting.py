@@ -9,7 +9,7 @@ from learning.config import EpisodeOptions, GraftOptions, MetaTrainOptions
 from learning.errors import Cancelled
 from learning.featurisers import Centring
 from learning.graft_batches import RawDomain, RawRows
-from learning.graft_training import GraftTrainer
+from learning.graft_training import GraftTrainer, Look, best_look, episodic_look
 from learning.grafting import Grafting, train_graft
 from learning.grafts import Graft
 from learning.meta import HonestSources, meta_train
@@ -162,3 +162,26 @@ def test_card_compares_with_the_rootstock_and_not_with_the_graft():
     entry = learner.card["episodes"][0]
     assert entry["target_only"]["score"] < 0.65
     assert entry["metric"]["score"] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("losses", "step"),
+    [([2.0, 1.0, 1.5], 1), ([2.0, 1.0, 1.02], 2), ([2.0, 1.02, 1.5, 1.0], 3), ([1.0, 1.01, 1.2], 0), ([1.0], 0)],
+)
+def test_of_looks_that_cannot_be_told_apart_the_last_is_kept_but_never_instead_of_the_rootstock(
+    losses: list[float], step: int
+) -> None:
+    looks = [Look(step=i, seconds=0.0, loss=0.0, held_out=loss) for i, loss in enumerate(losses)]
+    assert best_look(looks).step == step
+
+
+def test_a_look_prefers_features_that_sort_well_to_features_that_are_far_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vector_N = torch.arange(4).repeat_interleave(10)
+    held = RawRows(prepared=range(40), size_N=torch.ones(40), vector_N=vector_N)
+    means_NF, noise_NF = torch.eye(8)[vector_N], torch.randn(40, 8, generator=generator)
+    near, far = (
+        torch.nn.functional.normalize(rows, dim=1)
+        for rows in (torch.ones(8) + 0.3 * (means_NF + 0.1 * noise_NF), means_NF + 0.5 * noise_NF)
+    )
+    assert episodic_look(held, near, batch_rows=16) < episodic_look(held, far, batch_rows=16)

@@ -47,9 +47,19 @@ def test_posterior_gain_equals_the_hand_computed_precision_weighting() -> None:
 
 
 def test_guard_keeps_target_only_when_the_gain_is_within_its_error() -> None:
-    small = paired_gain(torch.full((5,), 0.01), torch.zeros(5), Prior(), worse_than_chance=False)
+    prior = Prior(mean=0.03, deviation=0.15)
+    small = paired_gain(torch.full((5,), 0.01), torch.zeros(5), prior, worse_than_chance=False)
     assert choose({"metric": small}, 1.0) == "target_only"
     assert choose({"metric": small}, 0.0) == "metric"
+
+
+@pytest.mark.parametrize("prior", [Prior(), Prior(mean=0.01, deviation=0.15), Prior(mean=0.05, error=0.04)])
+def test_a_gain_that_no_card_promises_has_to_be_clearer(prior: Prior) -> None:
+    slight, clear = (
+        paired_gain(torch.full((16,), by), torch.zeros(16), prior, worse_than_chance=False) for by in (0.01, 0.3)
+    )
+    assert choose({"metric": slight}, 0.0) == "target_only"
+    assert choose({"metric": clear}, 0.0) == "metric"
 
 
 def test_guard_refuses_a_contradicted_candidate_whatever_the_card_says() -> None:
