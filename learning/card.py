@@ -163,7 +163,8 @@ def card_of_sources(
     options = MetaTrainOptions(
         similarity=similarity, evaluation_episodes=_JOB_EPISODES, evaluation_shots=(shots,), episode=episode
     )
-    return make_card(
+    card = make_card(
         parameters.to(torch.float32), sampler, options, torch.Generator().manual_seed(seed),
         description="each source in turn", progress=lambda _done: None, ways=ways,
     )  # fmt: skip
+    return card | {"meta_trained": False}

@@ -94,8 +94,8 @@ class AutoOptions(GraftTuningOptions):
     guard_standard_errors: Annotated[float, Interval(ge=0, le=10)] = 0.25
     """How many posterior deviations of its gain transferring must be expected to win by before it replaces target_only.
 
-    At least one where neither a meta-learner's card nor the sources among themselves promise a gain. Whatever this is,
-    nothing is transferred where the target's held-out rows speak against it."""
+    At least one without a meta-learner, unless the sources gain from each other. Whatever this is, nothing is
+    transferred where the target's held-out rows speak against it."""
 
     def __post_init__(self) -> None:
         if "target_only" not in self.candidates:

@@ -2,16 +2,16 @@
 
 Evidence is the paired difference of held-out scores on the target's rows. It is noisy at a few shots, so it is shrunk
 toward what a card expects at this number of shots (a normal prior): the meta-learner's, or what the sources gain from
-each other. Without a card, or with one that promises nothing, a win has to be clearer. A card speaks of honest sources,
-and those of a job may be mislabelled or of another matter: that is a second hypothesis, of a loss, and the candidate's
-held-out answers tell the two apart. The posterior is the mixture of both. A candidate replaces target_only only where
-the posterior gain lies beyond the asked number of its deviations above zero *and* the target's own rows do not speak
-against it.
+each other. Without a card, or where sources gain nothing from each other, a win has to be clearer. A card speaks of
+honest sources, and those of a job may be mislabelled or of another matter: that is a second hypothesis, of a loss, and
+the candidate's held-out answers tell the two apart. The posterior is the mixture of both. A candidate replaces
+target_only only where the posterior gain lies beyond the asked number of its deviations above zero *and* the target's
+own rows do not speak against it.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -40,7 +40,7 @@ ACCURACY_SPREAD = 0.07
 #: Deviations that a gain which no card promises has to lie above zero at least: the open hyper-parameters of a transfer
 #: learner that was not meta-trained were chosen on the very rows that are its evidence.
 UNPROMISED = 1.0
-#: What a card has to expect to be a promise: sources differ by a point of luck between each other.
+#: What sources have to gain from each other to be a promise: they differ by a point of luck.
 LEAST_PROMISE = 0.02
 
 
@@ -49,18 +49,17 @@ class Prior:
     """Expected gain over target_only and its spread between tasks.
 
     `accuracy` is the candidate's where a card states it. `error` is the standard error of `mean` itself: all that is
-    unknown of the gain to be expected where no row of the target can be compared; None: the spread.
+    unknown of the gain to be expected where no row of the target can be compared; None: the spread. `promised`: whether
+    a meta-learner stands behind it, or sources that gain from each other beyond doubt. `misled`: the probability that
+    the sources mislead all the same (`misleading_probability`).
     """
 
     mean: float = 0.0
     deviation: float = DEFAULT_SPREAD
     accuracy: float | None = None
     error: float | None = None
-
-    @property
-    def promises(self) -> bool:
-        """Whether a gain worth having is expected beyond doubt."""
-        return self.mean - 1.96 * (self.error or 0.0) > LEAST_PROMISE
+    promised: bool = False
+    misled: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +114,16 @@ def card_prior(card: Mapping[str, Any] | None, strategy: str, shots: float) -> P
     is_accuracy = card.get("measure") == "accuracy"
     known = [(math.log(entry["shots"]), _prior(entry[strategy], is_accuracy=is_accuracy)) for entry in episodes]
     x = min(max(math.log(max(shots, 1.0)), known[0][0]), known[-1][0])
+    found = known[-1][1]
     for (low, first), (high, second) in pairwise(known):
         if low <= x <= high:
-            return _between(first, second, (x - low) / (high - low))
-    return known[-1][1]
+            found = _between(first, second, (x - low) / (high - low))
+            break
+    return replace(found, promised=bool(card.get("meta_trained", True)) or _promises(found))
+
+
+def _promises(prior: Prior) -> bool:
+    return prior.mean - 1.96 * (prior.error or 0.0) > LEAST_PROMISE
 
 
 def _prior(entry: Mapping[str, Any], *, is_accuracy: bool) -> Prior:
@@ -137,6 +142,8 @@ def _between(first: Prior, second: Prior, t: float) -> Prior:
         return None if a is None or b is None else (1 - t) * a + t * b
 
     return Prior(
+        promised=first.promised and second.promised,
+        misled=max(first.misled, second.misled),
         mean=(1 - t) * first.mean + t * second.mean,
         deviation=(1 - t) * first.deviation + t * second.deviation,
         accuracy=at(first.accuracy, second.accuracy),
@@ -179,37 +186,45 @@ def _likelihood(hits: Hits, mean: float, deviation: float) -> float:
 
 
 def paired_gain(
-    candidate_S: Tensor, baseline_S: Tensor, prior: Prior, *, worse_than_chance: bool, hits: Hits | None = None
+    candidate_S: Tensor,
+    baseline_S: Tensor,
+    prior: Prior,
+    *,
+    worse_than_chance: bool,
+    fewer_hits: bool = True,
 ) -> Gain:
     """Posterior of the mean difference of row scores (paired, on the comparable rows only).
 
     With no comparable row the card's expectation stands, less the probability that the sources mislead.
     `worse_than_chance`: the candidate answers the held-out rows worse than guessing. Without a card that speaks against
-    it; with one, `hits` say how much that weighs: of two rows a good model misses both now and then.
+    it; with one, `prior.misled` says how much that weighs: of two rows a good model misses both now and then.
+    `fewer_hits`: whether it gets fewer comparable rows right than target_only. Where it does not, and gets as many
+    right as its card leads to expect, scores alone do not speak against it: of ten rows they mostly tell who is surer
+    of the answers.
     """
     difference_S = candidate_S - baseline_S
     n_rows = len(difference_S)
     unpromised_guess = worse_than_chance and prior.accuracy is None
-    misled = misleading_probability(prior, hits)
     if n_rows == 0:
         expected = prior.deviation if prior.error is None else prior.error
-        mean, deviation = _mixture((prior.mean, expected), MISLEADING_GAIN, misled)
+        mean, deviation = _mixture((prior.mean, expected), MISLEADING_GAIN, prior.misled)
         return Gain(
             mean=mean, deviation=deviation, evidence=None, error=None, contradicted=unpromised_guess,
-            promised=prior.promises,
+            promised=prior.promised,
         )  # fmt: skip
     evidence = float(difference_S.mean())
     squares = float((difference_S - evidence).square().sum()) + PSEUDO_ROWS * PSEUDO_DEVIATION**2
     error = math.sqrt(squares / (n_rows - 1 + PSEUDO_ROWS) / n_rows)
+    as_promised = prior.accuracy is not None and prior.misled < MISLEADING / 2 and not fewer_hits
     honest = _posterior(prior.mean, prior.deviation, evidence, error)
-    mean, deviation = _mixture(honest, _posterior(*MISLEADING_GAIN, evidence, error), misled)
+    mean, deviation = _mixture(honest, _posterior(*MISLEADING_GAIN, evidence, error), prior.misled)
     return Gain(
         mean=mean,
         deviation=deviation,
         evidence=evidence,
         error=error,
-        contradicted=unpromised_guess or evidence < -error,
-        promised=prior.promises,
+        contradicted=unpromised_guess or (evidence < -error and not as_promised),
+        promised=prior.promised,
     )
 
 

@@ -23,6 +23,7 @@ from learning.guard import (
     choose,
     count_hits,
     is_worse_than_chance,
+    misleading_probability,
     mixed_prior,
     paired_gain,
     row_scores,
@@ -69,6 +70,7 @@ def hold_contest(
         answers = held_out(candidate, support, fold_S, progress=share)
         scored[name] = _score(answers, support, knows_classes=name != "target_only" and _shares(context, support))
     priors = {name: _prior(candidate, support, card) for name, candidate in candidates.items() if name in _TRANSFER}
+    priors = _suspicious(priors, scored, support)
     gains = {name: _gain(scored[name], scored["target_only"], prior, support) for name, prior in priors.items()}
     return Contest(candidates=candidates, scored=scored, priors=priors, gains=gains)
 
@@ -135,16 +137,36 @@ def _prior(candidate: Candidate, support: LabelledSet, card: Mapping[str, Any] |
     return replace(prior, accuracy=None) if isinstance(candidate, Named) else prior
 
 
+def _suspicious(priors: Mapping[str, Prior], scored: Mapping[str, Scored], support: LabelledSet) -> dict[str, Prior]:
+    """The priors with the probability that the sources mislead.
+
+    All candidates transfer from the same sources, so the one whose answers are the most suspicious speaks for all: the
+    one that leans on the target's rows the most may look well by what it learned from these.
+    """
+    found = [
+        misleading_probability(prior, count_hits(*_judged(scored[name], support))) for name, prior in priors.items()
+    ]
+    return {name: replace(prior, misled=max(found)) for name, prior in priors.items()}
+
+
+def _judged(scored: Scored, support: LabelledSet) -> tuple[Tensor, LabelledSet]:
+    """Held-out answers to the rows that say something of this candidate, and these rows."""
+    return scored.held_out.outputs_ST[scored.useful_S], support.select(scored.useful_S.nonzero()[:, 0])
+
+
 def _gain(scored: Scored, baseline: Scored, prior: Prior, support: LabelledSet) -> Gain:
     """Over target_only, from the rows on which both can be judged."""
-    comparable_S, useful_S = baseline.held_out.comparable_S, scored.useful_S
-    rows, alone = (row_scores(each.held_out.outputs_ST, support, each.temperature) for each in (scored, baseline))
-    judged = support.select(useful_S.nonzero()[:, 0])
-    outputs_ST = scored.held_out.outputs_ST[useful_S]
-    return paired_gain(
-        rows[comparable_S],
-        alone[comparable_S],
-        prior,
-        worse_than_chance=bool(useful_S.any()) and is_worse_than_chance(outputs_ST, judged),
-        hits=count_hits(outputs_ST, judged),
-    )
+    comparable_S, both = baseline.held_out.comparable_S, (scored, baseline)
+    rows, alone = (row_scores(each.held_out.outputs_ST, support, each.temperature)[comparable_S] for each in both)
+    fewer_hits = True
+    if support.classes:
+        right, right_alone = (_hits(each, support)[comparable_S].sum() for each in both)
+        fewer_hits = bool(right < right_alone)
+    outputs_ST, judged = _judged(scored, support)
+    worse_than_chance = len(judged) > 0 and is_worse_than_chance(outputs_ST, judged)
+    return paired_gain(rows, alone, prior, worse_than_chance=worse_than_chance, fewer_hits=fewer_hits)
+
+
+def _hits(scored: Scored, support: LabelledSet) -> Tensor:
+    """(S,) bool."""
+    return scored.held_out.outputs_ST.argmax(1) == support.labels_N

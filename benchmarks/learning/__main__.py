@@ -1,7 +1,8 @@
 """All suites of the learning core beside their peers, and at the end one table of what was reached.
 
-    python -m benchmarks.learning [NAME ...] [--quick] [--data FOLDER] [--cache FOLDER] [--markdown]
+    python -m benchmarks.learning [NAME ...] [--quick] [--data FOLDER] [--cache FOLDER] [--jobs N] [--markdown]
 
+Suites that time something run first and alone, the others side by side in processes of their own.
 Each suite's figures are kept as JSON under the cache folder. A suite that crashes is reported and the others go on;
 only a crash makes the exit status 1, a goal that was missed does not. `--markdown` runs nothing: it prints the kept
 figures as a section for docs/benchmarks.md.
@@ -12,7 +13,11 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -21,8 +26,11 @@ from benchmarks.learning import records, tables
 from benchmarks.learning.records import Record
 from benchmarks.learning.results import Bench, SuiteResult
 
-#: In the order in which they run: cheap ones first.
-SUITES = ("heart", "task_speed", "pacs", "pmlb", "serving_speed", "hostile", "intents", "sentiment", "omniglot")
+#: Their figures are seconds: nothing may run beside them.
+TIMED = ("task_speed", "serving_speed")
+#: In the order in which they start: the longest first, lest one is left running alone.
+QUALITY = ("sentiment", "omniglot", "hostile", "intents", "pmlb", "pacs", "heart")
+SUITES = (*TIMED, *QUALITY)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,15 +45,27 @@ def main() -> int:
         print(f"There is no data at {arguments.data}: name the folder of development data with --data.")
         return 2
     bench = Bench(data=arguments.data, cache=arguments.cache, quick=arguments.quick, threads=arguments.threads)
-    done = []
-    for place, suite in enumerate(suites, start=1):
-        print(f"[{place}/{len(suites)}] {suite} …", flush=True)
-        record = run_suite(suite, bench)
+    done = {}
+    for record in _run_all(suites, bench, arguments.jobs):
         records.write(record, folder)
-        print(f"[{place}/{len(suites)}] {suite}: {_outcome(record)}, {record.seconds:.0f} s", flush=True)
-        done.append(record)
-    print(f"\n{tables.report(done)}")
-    return int(any(record.result is None for record in done))
+        done[record.suite] = record
+        print(f"[{len(done)}/{len(suites)}] {record.suite}: {_outcome(record)}, {record.seconds:.0f} s", flush=True)
+    ran = [done[suite] for suite in suites]
+    print(f"\n{tables.report(ran)}")
+    return int(any(record.result is None for record in ran))
+
+
+def _run_all(suites: Sequence[str], bench: Bench, jobs: int) -> Iterator[Record]:
+    """The record of each suite when it ends."""
+    for suite in (name for name in suites if name in TIMED):
+        yield run_suite(suite, bench)
+    others = [name for name in suites if name not in TIMED]
+    jobs = max(1, min(jobs, len(others)))
+    share = replace(bench, threads=max(1, bench.threads // jobs))
+    # Spawned, not forked: torch's threads do not survive a fork.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for ended in as_completed([pool.submit(run_suite, suite, share) for suite in others]):
+            yield ended.result()
 
 
 def run_suite(suite: str, bench: Bench) -> Record:
@@ -85,6 +105,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "bench", help="encoded features and results")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for encoders; all else has one")
+    parser.add_argument("--jobs", type=int, default=2, help="suites side by side, sharing the threads")
     parser.add_argument("--markdown", action="store_true", help="print the kept figures, run nothing")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.suites) - set(SUITES)):

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -47,19 +48,29 @@ def test_posterior_gain_equals_the_hand_computed_precision_weighting() -> None:
 
 
 def test_guard_keeps_target_only_when_the_gain_is_within_its_error() -> None:
-    prior = Prior(mean=0.03, deviation=0.15)
-    small = paired_gain(torch.full((5,), 0.01), torch.zeros(5), prior, worse_than_chance=False)
+    small = paired_gain(torch.full((5,), 0.01), torch.zeros(5), Prior(promised=True), worse_than_chance=False)
     assert choose({"metric": small}, 1.0) == "target_only"
     assert choose({"metric": small}, 0.0) == "metric"
 
 
-@pytest.mark.parametrize("prior", [Prior(), Prior(mean=0.01, deviation=0.15), Prior(mean=0.05, error=0.04)])
-def test_a_gain_that_no_card_promises_has_to_be_clearer(prior: Prior) -> None:
+def test_a_gain_that_no_card_promises_has_to_be_clearer() -> None:
     slight, clear = (
-        paired_gain(torch.full((16,), by), torch.zeros(16), prior, worse_than_chance=False) for by in (0.01, 0.3)
+        paired_gain(torch.full((16,), by), torch.zeros(16), Prior(), worse_than_chance=False) for by in (0.01, 0.3)
     )
     assert choose({"metric": slight}, 0.0) == "target_only"
     assert choose({"metric": clear}, 0.0) == "metric"
+
+
+@pytest.mark.parametrize(
+    ("gain", "half", "meta_trained", "promised"),
+    [(0.05, 0.02, False, True), (0.05, 0.04, False, False), (0.01, 0.001, False, False), (0.01, 0.04, True, True)],
+)
+def test_sources_promise_what_they_gain_from_each_other_beyond_doubt(
+    gain: float, half: float, meta_trained: bool, promised: bool
+) -> None:
+    entry = {"value": gain, "interval": (gain - half, gain + half), "deviation": 0.1}
+    known = {"meta_trained": meta_trained, "episodes": [{"shots": 5, "metric": {"gain": entry}}]}
+    assert card_prior(known, "metric", 5).promised == promised
 
 
 def test_guard_refuses_a_contradicted_candidate_whatever_the_card_says() -> None:
@@ -69,9 +80,13 @@ def test_guard_refuses_a_contradicted_candidate_whatever_the_card_says() -> None
     assert choose({"metric": harmful}, 1.0) == "target_only"
 
 
-def promising(**changes: float) -> Prior:
+def promising(**changes: Any) -> Prior:
     """What a card of honest sources says of a binary task at eight shots."""
     return Prior(mean=0.1, deviation=0.05, accuracy=0.75, **changes)
+
+
+def suspicious(prior: Prior, hits: Hits) -> Prior:
+    return replace(prior, misled=misleading_probability(prior, hits))
 
 
 def test_answers_as_good_as_the_card_says_clear_the_sources_and_guesses_do_not() -> None:
@@ -85,29 +100,33 @@ def test_answers_as_good_as_the_card_says_clear_the_sources_and_guesses_do_not()
 
 def test_guard_does_not_take_a_cards_word_where_held_out_answers_are_guesses() -> None:
     slight, nothing, prior = torch.full((16,), 0.02), torch.zeros(16), promising()
-    guessing = paired_gain(slight, nothing, prior, worse_than_chance=False, hits=Hits(right=6, rows=16, n_classes=2))
-    knowing = paired_gain(slight, nothing, prior, worse_than_chance=False, hits=Hits(right=13, rows=16, n_classes=2))
+    guessing = paired_gain(
+        slight, nothing, suspicious(prior, Hits(right=6, rows=16, n_classes=2)), worse_than_chance=False
+    )
+    knowing = paired_gain(
+        slight, nothing, suspicious(prior, Hits(right=13, rows=16, n_classes=2)), worse_than_chance=False
+    )
     assert choose({"metric": guessing}, 1.0) == "target_only"
     assert choose({"metric": knowing}, 1.0) == "metric"
 
 
 def test_two_missed_rows_speak_against_a_transfer_that_no_card_promises_but_not_against_one_that_it_does() -> None:
     none, missed = torch.zeros(0), Hits(right=0, rows=2, n_classes=2)
-    unpromised = paired_gain(none, none, Prior(), worse_than_chance=True, hits=missed)
+    unpromised = paired_gain(none, none, suspicious(Prior(), missed), worse_than_chance=True)
     assert unpromised.contradicted
     known = Prior(mean=0.3, deviation=0.05, accuracy=0.85, error=0.01)
-    promised = paired_gain(none, none, known, worse_than_chance=True, hits=missed)
+    promised = paired_gain(none, none, suspicious(known, missed), worse_than_chance=True)
     assert not promised.contradicted
     assert promised.mean > 0
     eight = Hits(right=1, rows=8, n_classes=2)
-    refuted = paired_gain(none, none, known, worse_than_chance=True, hits=eight)
+    refuted = paired_gain(none, none, suspicious(known, eight), worse_than_chance=True)
     assert choose({"metric": refuted}, AutoOptions().guard_standard_errors) == "target_only"
 
 
 def test_one_shot_rows_that_only_sources_can_answer_decide_whether_the_card_holds() -> None:
     none, prior = torch.zeros(0), Prior(mean=0.1, deviation=0.1, accuracy=0.8, error=0.01)
-    right = paired_gain(none, none, prior, worse_than_chance=False, hits=Hits(right=5, rows=7, n_classes=7))
-    wrong = paired_gain(none, none, prior, worse_than_chance=False, hits=Hits(right=2, rows=7, n_classes=7))
+    right = paired_gain(none, none, suspicious(prior, Hits(right=5, rows=7, n_classes=7)), worse_than_chance=False)
+    wrong = paired_gain(none, none, suspicious(prior, Hits(right=2, rows=7, n_classes=7)), worse_than_chance=False)
     assert choose({"metric": right}, 1.0) == "metric"
     assert choose({"metric": wrong}, 1.0) == "target_only"
 
