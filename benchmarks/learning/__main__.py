@@ -11,23 +11,13 @@ figures as a section for docs/benchmarks.md.
 import argparse
 import os
 import sys
-import time
-import traceback
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
-from importlib import import_module
-from multiprocessing import get_context
 from pathlib import Path
-
-import torch
 
 from benchmarks.learning import records, tables
 from benchmarks.learning.records import Record
-from benchmarks.learning.results import Bench, SuiteResult
+from benchmarks.learning.results import Bench
+from benchmarks.learning.running import TIMED, run_all
 
-#: Their figures are seconds: nothing may run beside them.
-TIMED = ("task_speed", "serving_speed")
 #: In the order in which they start: the longest first, lest one is left running alone.
 QUALITY = ("sentiment", "omniglot", "hostile", "intents", "pmlb", "pacs", "heart")
 SUITES = (*TIMED, *QUALITY)
@@ -46,38 +36,13 @@ def main() -> int:
         return 2
     bench = Bench(data=arguments.data, cache=arguments.cache, quick=arguments.quick, threads=arguments.threads)
     done = {}
-    for record in _run_all(suites, bench, arguments.jobs):
+    for record in run_all(suites, bench, arguments.jobs):
         records.write(record, folder)
         done[record.suite] = record
         print(f"[{len(done)}/{len(suites)}] {record.suite}: {_outcome(record)}, {record.seconds:.0f} s", flush=True)
     ran = [done[suite] for suite in suites]
     print(f"\n{tables.report(ran)}")
     return int(any(record.result is None for record in ran))
-
-
-def _run_all(suites: Sequence[str], bench: Bench, jobs: int) -> Iterator[Record]:
-    """The record of each suite when it ends."""
-    for suite in (name for name in suites if name in TIMED):
-        yield run_suite(suite, bench)
-    others = [name for name in suites if name not in TIMED]
-    jobs = max(1, min(jobs, len(others)))
-    share = replace(bench, threads=max(1, bench.threads // jobs))
-    # Spawned, not forked: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for ended in as_completed([pool.submit(run_suite, suite, share) for suite in others]):
-            yield ended.result()
-
-
-def run_suite(suite: str, bench: Bench) -> Record:
-    """One suite, with nothing left over from the one before it but what is in the cache."""
-    torch.set_num_threads(1)
-    started = time.monotonic()
-    try:
-        result: SuiteResult = import_module(f"benchmarks.learning.{suite}").run(bench)
-    except Exception:  # noqa: BLE001 - whatever goes wrong in one suite, the others go on
-        seconds = time.monotonic() - started
-        return records.make_record(suite, quick=bench.quick, seconds=seconds, error=traceback.format_exc())
-    return records.make_record(suite, quick=bench.quick, seconds=time.monotonic() - started, result=result)
 
 
 def _outcome(record: Record) -> str:
@@ -105,7 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "bench", help="encoded features and results")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for encoders; all else has one")
-    parser.add_argument("--jobs", type=int, default=2, help="suites side by side, sharing the threads")
+    parser.add_argument("--jobs", type=int, default=2, help="suites side by side, sharing the threads; 1: in turn")
     parser.add_argument("--markdown", action="store_true", help="print the kept figures, run nothing")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.suites) - set(SUITES)):

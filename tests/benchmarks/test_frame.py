@@ -5,7 +5,7 @@ from types import ModuleType
 import pytest
 
 from benchmarks.learning import __main__ as frame
-from benchmarks.learning import records, tables
+from benchmarks.learning import records, running, tables
 from benchmarks.learning.results import Bench, SuiteResult, at_least, at_most, row
 
 
@@ -46,7 +46,8 @@ def bench(tmp_path: Path) -> Bench:
 
 def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
     monkeypatch.setattr(frame, "SUITES", ("first", "second"))
-    folders = ["--data", str(folder), "--cache", str(folder / "cache")]
+    # A process of its own would not know the suites made here.
+    folders = ["--jobs", "1", "--data", str(folder), "--cache", str(folder / "cache")]
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments, *folders])
     return frame.main()
 
@@ -83,7 +84,7 @@ def test_missing_data_is_named(monkeypatch, tmp_path, capsys) -> None:
 
 def test_record_survives_being_written_and_read(monkeypatch, bench) -> None:
     suite("first", monkeypatch)
-    record = frame.run_suite("first", bench)
+    record = running.run_suite("first", bench)
     records.write(record, bench.cache)
     assert records.read(bench.cache, ["first", "second"], quick=True) == [record]
     assert records.read(bench.cache, ["first"], quick=False) == []
@@ -117,3 +118,10 @@ def test_many_settings_become_lines() -> None:
     table = tables.rows_table(rows).splitlines()
     assert len(table) == 2 + len(rows)
     assert "0.550 [0.452, 0.648]" in table[2]
+
+
+def test_suites_side_by_side_end_in_records_of_their_own(bench) -> None:
+    """Without data every suite crashes, in a process of its own."""
+    ended = list(running.run_all(["heart", "pacs"], bench, jobs=2))
+    assert {record.suite for record in ended} == {"heart", "pacs"}
+    assert all("No such file" in record.error for record in ended)
