@@ -131,6 +131,23 @@ def test_one_shot_rows_that_only_sources_can_answer_decide_whether_the_card_hold
     assert choose({"metric": wrong}, 1.0) == "target_only"
 
 
+@pytest.mark.parametrize(
+    ("prior", "fewer_hits", "contradicted"),
+    [
+        (promising(), False, False),
+        (promising(), True, True),
+        (promising(misled=MISLEADING), False, True),
+        (Prior(), False, True),
+    ],
+)
+def test_scores_alone_do_not_contradict_as_many_hits_as_the_card_leads_to_expect(
+    prior: Prior, fewer_hits: bool, contradicted: bool
+) -> None:
+    less_sure = torch.full((10,), -0.2)
+    gain = paired_gain(less_sure, torch.zeros(10), prior, worse_than_chance=False, fewer_hits=fewer_hits)
+    assert gain.contradicted == contradicted
+
+
 def test_chance_is_told_from_held_out_answers() -> None:
     support = labelled_set(Features(matrix_NF=torch.zeros(4, 1)), ["a", "a", "b", "b"], "classification")
     right, wrong = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]]), torch.tensor([[0.0, 1], [0, 1], [0, 1], [1, 0]])

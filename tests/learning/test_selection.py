@@ -1,17 +1,21 @@
 """What `auto` keeps."""
 
+from dataclasses import replace
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor
 
 from learning.assembly import Scored
-from learning.candidates import TargetOnly
+from learning.base_learner import Pipeline
+from learning.candidates import FittedCandidate, TargetOnly
 from learning.config import TargetOnlyOptions
 from learning.featurisers import Centring
 from learning.folds import HeldOut
 from learning.guard import Gain, Prior
-from learning.selection import Contest, is_rescue, select
-from learning.types import Features, labelled_set
+from learning.selection import Contest, hold_contest, is_rescue, select
+from learning.types import Features, LabelledSet, labelled_set
 
 SUPPORT = labelled_set(Features(matrix_NF=torch.zeros(20, 1)), ["a", "b"] * 10, "classification")
 
@@ -40,3 +44,38 @@ def test_what_nothing_speaks_against_is_kept_only_where_target_only_would_be_ref
     chosen, _ = select(contest, SUPPORT, 0.25)
     assert chosen == kept
     assert is_rescue(chosen, contest, 0.25) == (kept == "metric")
+
+
+class Answering:
+    """A candidate whose outputs on the rows of `SUPPORT` are given."""
+
+    def __init__(self, name: str, right_S: Tensor) -> None:
+        self.name, self.outputs_ST = name, scored(right_S).held_out.outputs_ST
+
+    def tuned(self, support: LabelledSet) -> "Answering":
+        return self
+
+    def fit(self, support: LabelledSet) -> FittedCandidate:
+        return FittedCandidate(pipeline=cast("Pipeline", self))
+
+    def outputs(self, inputs: Features) -> Tensor:
+        return self.outputs_ST[inputs.matrix_NF[:, 0].long()]
+
+
+def test_the_most_suspicious_candidate_speaks_for_all() -> None:
+    numbered = replace(SUPPORT, inputs=Features(matrix_NF=torch.arange(20.0)[:, None]))
+    entry = {"score": 0.8, "gain": {"value": 0.2, "deviation": 0.05}}
+    card = {"measure": "accuracy", "episodes": [{"shots": 10, "metric": entry, "init": entry}]}
+    candidates = {
+        name: Answering(name, torch.arange(20) < n_right)
+        for name, n_right in (("target_only", 12), ("metric", 4), ("init", 15))
+    }
+
+    def contest(*names: str) -> Contest:
+        chosen = {name: candidates[name] for name in names}
+        return hold_contest(chosen, numbered, torch.arange(20) % 5, None, card, lambda _done, _phase: None)
+
+    both, alone = contest("target_only", "metric", "init"), contest("target_only", "init")
+    assert both.priors["init"].misled == both.priors["metric"].misled > 0.9
+    assert alone.priors["init"].misled < 0.1
+    assert both.gains["init"].mean < alone.gains["init"].mean
