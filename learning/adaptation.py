@@ -6,28 +6,26 @@ appearance in it. So neither the order of the rows nor the names of the classes 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from learning import report
-from learning.assembly import Scored, assemble, refuse_useless
+from learning.assembly import assemble, refuse_useless
 from learning.base_learner import BaseLearner
-from learning.blend import Blend
-from learning.calibration import held_out_temperature
 from learning.candidates import Candidate
 from learning.canonical import canonical
 from learning.card import card_of_sources
+from learning.choice import Choice, expected_gain, graft_report, shares_in
 from learning.class_names import ClassNames, Named
 from learning.config import AutoOptions, GraftTuningOptions, StrategyOptions
 from learning.context import TransferContext, can_read, make_context
 from learning.errors import IncompatibleDomain, InvalidData
-from learning.folds import HeldOut, plan_folds
+from learning.folds import plan_folds
 from learning.graft_tuning import TargetEncoding, TunedGraft, mixed_start, tune_graft
-from learning.guard import card_prior, describe_choice
 from learning.meta import MetaLearner
-from learning.selection import Contest, hold_contest, is_rescue, select
+from learning.selection import hold_contest, select
 from learning.transfer_candidates import Init, make_candidate
 from learning.types import Domain, Featuriser, LabelledSet, Modality, Progress
 
@@ -77,52 +75,126 @@ def adapt(
     """
     _check(target, sources, meta_learner)
     support, order_S = canonical(target.data)
-    generator = torch.Generator().manual_seed(seed)
     progress(0.0, "preparing sources")
-    context = make_context(sources, featuriser, options, meta_learner, generator, target=support.inputs)
-    if isinstance(options, AutoOptions) and not can_read(context, support):
-        context = None
-    names = _candidate_names(strategy, options, context)
-    candidates = {
-        name: _candidate(name, options, featuriser, context, seed, class_names, support).tuned(support)
-        for name in names
-    }
-    fold_S = plan_folds(support, options.max_folds, generator)
-    card = _card(options, context, support, meta_learner, seed)
-    contest = hold_contest(candidates, support, fold_S, context, card, progress)
-    chosen = strategy
-    if isinstance(options, AutoOptions):
-        chosen, contest = select(contest, support, options.guard_standard_errors)
-    tuned = _tuned(
-        candidates.get("init"), contest, chosen, support, encoding, order_S, meta_learner, options, generator, progress
-    )
-    reason = _reason(chosen, contest, names, options, tuned)
-    final, scored = contest.candidates[chosen], dict(contest.scored)
-    if tuned is not None:
-        chosen, support, final, scored["init"] = "init", tuned.support, tuned.candidate, _score_tuned(tuned)
-    progress(0.95, "fitting")
-    fitted = final.fit(support)
-    learner = assemble(
-        fitted, scored[chosen], support, order_S, options.coverage,
-        modality=modality, strategy=chosen, encoder=encoder, encoder_revision=encoder_revision, columns=columns,
+    job = _Job.prepared(
+        support=support, order_S=order_S, sources=sources, featuriser=featuriser, strategy=strategy, options=options,
+        meta_learner=meta_learner, seed=seed, progress=progress, encoding=encoding, class_names=class_names,
     )  # fmt: skip
-    if meta_learner is not None and fitted.pipeline.featuriser.graft:
-        learner = replace(learner, graft=tuned.graft if tuned is not None else meta_learner.graft)
-    warnings = report.usefulness_warnings(scored[chosen].held_out, scored[chosen].useful_S, support)
-    refuse_useless(learner, warnings)
-    progress(1.0, "fitted")
-    return Adaptation(
-        learner=learner,
-        report=report.make_report(
-            chosen=chosen, scored=scored, gains=contest.gains, support=support, context=context, fitted=fitted,
-            learner=learner, reason=reason, warnings=warnings, sources=sources,
-        )
-        | {
-            "graft": _graft_report(learner, tuned),
-            "blend": _shares_in(final),
-            "expected_gain": _expected_gain(card, meta_learner, support),
-        },
-    )  # fmt: skip
+    made_of = _MadeOf(modality=modality, encoder=encoder, encoder_revision=encoder_revision, columns=columns)
+    return job.finished(job.choice(), made_of)
+
+
+class _MadeOf(TypedDict):
+    """What the learner's inputs are read by."""
+
+    modality: Modality
+    encoder: str
+    encoder_revision: str
+    columns: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Job:
+    """One adaptation: what was asked for, the support in canonical order, and what is known besides it.
+
+    `generator` is drawn from in the order in which the methods are called.
+    """
+
+    support: LabelledSet
+    order_S: Tensor
+    sources: Sequence[Domain]
+    featuriser: Featuriser
+    strategy: str
+    options: StrategyOptions
+    meta_learner: MetaLearner | None
+    seed: int
+    progress: Progress
+    encoding: TargetEncoding | None
+    class_names: ClassNames | None
+    context: TransferContext | None
+    generator: torch.Generator
+    card: Mapping[str, Any] | None
+
+    @classmethod
+    def prepared(
+        cls, *, support: LabelledSet, sources: Sequence[Domain], featuriser: Featuriser, options: StrategyOptions,
+        meta_learner: MetaLearner | None, seed: int, **asked: Any,
+    ) -> "_Job":  # fmt: skip
+        generator = torch.Generator().manual_seed(seed)
+        context = make_context(sources, featuriser, options, meta_learner, generator, target=support.inputs)
+        if isinstance(options, AutoOptions) and not can_read(context, support):
+            context = None
+        card = _card(options, context, support, meta_learner, seed)
+        return cls(
+            support=support, sources=sources, featuriser=featuriser, options=options, meta_learner=meta_learner,
+            seed=seed, context=context, generator=generator, card=card, **asked,
+        )  # fmt: skip
+
+    def choice(self) -> Choice:
+        """The contest of all candidates, who won it, and whether tuning its graft pays."""
+        names = _candidate_names(self.strategy, self.options, self.context)
+        candidates = {name: self._candidate(name).tuned(self.support) for name in names}
+        fold_S = plan_folds(self.support, self.options.max_folds, self.generator)
+        contest = hold_contest(candidates, self.support, fold_S, self.context, self.card, self.progress)
+        chosen = self.strategy
+        if isinstance(self.options, AutoOptions):
+            chosen, contest = select(contest, self.support, self.options.guard_standard_errors)
+        tuned = self._tuned(candidates.get("init"), contest.candidates[chosen], chosen)
+        return Choice(name=chosen, contest=contest, tuned=tuned)
+
+    def _candidate(self, name: str) -> Candidate:
+        context, classes = self.context, self.support.classes
+        candidate = make_candidate(
+            name, self.options, featuriser=self.featuriser, context=context, seed=self.seed
+        )  # fmt: skip
+        if name == "target_only" or context is None or self.class_names is None or not classes:
+            return candidate
+        if context.bank is not None and context.bank.shared_with(classes):
+            return candidate
+        return Named(candidate=candidate, names=self.class_names, graft=context.featuriser.graft)
+
+    def _tuned(self, init: Candidate | None, replaced: Candidate, chosen: str) -> TunedGraft | None:
+        """The graft tuned on the target, where that was asked for, can be done and beats the chosen candidate."""
+        options = self.options
+        if self.encoding is None or self.meta_learner is None or chosen == "target_only" or not isinstance(init, Init):
+            return None
+        if not isinstance(options, GraftTuningOptions) or options.graft_steps == 0:
+            return None
+        use = init.fit(self.support).sources
+        names = () if init.context.bank is None else init.context.bank.names
+        weights = dict(zip(names, use.domain_weights_D.tolist(), strict=True)) if use else {}
+        return tune_graft(
+            init, replaced, self.support, self.encoding.select(self.order_S.tolist()),
+            mixed_start(self.meta_learner, weights), steps=options.graft_steps, lr=options.graft_lr,
+            generator=self.generator, progress=lambda done: self.progress(0.9 + 0.05 * done, "tuning the graft"),
+        )  # fmt: skip
+
+    def finished(self, choice: Choice, made_of: _MadeOf) -> Adaptation:
+        """The chosen candidate fitted on the whole support, calibrated, and refused where it is useless."""
+        self.progress(0.95, "fitting")
+        tuned, scored = choice.tuned, choice.scored
+        support = self.support if tuned is None else tuned.support
+        own = scored[choice.strategy]
+        fitted = choice.candidate.fit(support)
+        learner = assemble(
+            fitted, own, support, self.order_S, self.options.coverage, strategy=choice.strategy, **made_of
+        )  # fmt: skip
+        if self.meta_learner is not None and fitted.pipeline.featuriser.graft:
+            learner = replace(learner, graft=tuned.graft if tuned is not None else self.meta_learner.graft)
+        warnings = report.usefulness_warnings(own.held_out, own.useful_S, support)
+        refuse_useless(learner, warnings)
+        self.progress(1.0, "fitted")
+        told = report.make_report(
+            chosen=choice.strategy, scored=scored, gains=choice.contest.gains, support=support, context=self.context,
+            fitted=fitted, learner=learner, reason=choice.reason(self.options), warnings=warnings,
+            sources=self.sources,
+        )  # fmt: skip
+        more = {
+            "graft": graft_report(learner, tuned),
+            "blend": shares_in(choice.candidate),
+            "expected_gain": expected_gain(self.card, support),
+        }
+        return Adaptation(learner=learner, report=told | more)
 
 
 def _card(
@@ -140,90 +212,6 @@ def _card(
         context.bank, context.parameters, similarity=context.similarity, shots=support.shots,
         ways=len(support.classes), seed=seed,
     )  # fmt: skip
-
-
-def _candidate(
-    name: str, options: StrategyOptions, featuriser: Featuriser, context: TransferContext | None, seed: int,
-    class_names: ClassNames | None, support: LabelledSet,
-) -> Candidate:  # fmt: skip
-    candidate = make_candidate(name, options, featuriser=featuriser, context=context, seed=seed)
-    if name == "target_only" or context is None or class_names is None or not support.classes:
-        return candidate
-    if context.bank is not None and context.bank.shared_with(support.classes):
-        return candidate
-    return Named(candidate=candidate, names=class_names, graft=context.featuriser.graft)
-
-
-def _tuned(
-    init: Candidate | None, contest: Contest, chosen: str, support: LabelledSet, encoding: TargetEncoding | None,
-    order_S: Tensor, meta_learner: MetaLearner | None, options: StrategyOptions, generator: torch.Generator,
-    progress: Progress,
-) -> TunedGraft | None:  # fmt: skip
-    """The graft tuned on the target, where that was asked for, can be done and beats the chosen candidate."""
-    if encoding is None or meta_learner is None or chosen == "target_only" or not isinstance(init, Init):
-        return None
-    if not isinstance(options, GraftTuningOptions) or options.graft_steps == 0:
-        return None
-    use = init.fit(support).sources
-    names = () if init.context.bank is None else init.context.bank.names
-    weights = dict(zip(names, use.domain_weights_D.tolist(), strict=True)) if use else {}
-    return tune_graft(
-        init, contest.candidates[chosen], support, encoding.select(order_S.tolist()),
-        mixed_start(meta_learner, weights), steps=options.graft_steps, lr=options.graft_lr, generator=generator,
-        progress=lambda done: progress(0.9 + 0.05 * done, "tuning the graft"),
-    )  # fmt: skip
-
-
-def _reason(
-    chosen: str, contest: Contest, names: Sequence[str], options: StrategyOptions, tuned: TunedGraft | None
-) -> str:
-    reason = describe_choice(chosen, contest.gains, names)
-    if isinstance(options, AutoOptions) and is_rescue(chosen, contest, options.guard_standard_errors):
-        reason = f"target_only is worse than guessing, and the held-out examples do not speak against {chosen}."
-    if (shares := _shares_in(contest.candidates[chosen])) is not None:
-        others = " and ".join(name for name in shares if name != chosen)
-        reason = f"{reason[:-1]}; its answers are averaged with those of {others}."
-    if tuned is None:
-        return reason
-    return f"{reason} Tuning the graft on the target gained {tuned.gain.mean:+.3f} over {chosen} on held-out examples."
-
-
-def _expected_gain(
-    card: Mapping[str, Any] | None, meta_learner: MetaLearner | None, support: LabelledSet
-) -> dict[str, Any] | None:
-    """What was expected of each transfer learner before a held-out row was looked at, and who said so."""
-    if card is None:
-        return None
-    gains = {name: card_prior(card, name, support.shots).mean for name in ("metric", "init")}
-    return {"from": "meta_learner" if meta_learner is not None else "sources", **gains}
-
-
-def _shares_in(candidate: Candidate) -> dict[str, float] | None:
-    """How much each member of a blend counts; None of any other candidate."""
-    if not isinstance(candidate, Blend):
-        return None
-    return {member.name: share for member, share in zip(candidate.members, candidate.shares, strict=True)}
-
-
-def _graft_report(learner: BaseLearner, tuned: TunedGraft | None) -> dict[str, Any]:
-    """What the encoder wears: nothing, the meta-learner's graft, or one tuned on the target."""
-    numbers = 0 if learner.graft is None else learner.graft.n_numbers
-    if tuned is None:
-        return {"from": "rootstock" if learner.graft is None else "meta_learner", "numbers": numbers}
-    gain = {"value": tuned.gain.mean, "interval": list(tuned.gain.interval)}
-    return {"from": "target", "numbers": numbers, "steps": tuned.steps, "gain": gain}
-
-
-def _score_tuned(tuned: TunedGraft) -> Scored:
-    """The tuned graft's answers on the rows that were held out of it; nothing is known of the others."""
-    support, held_S = tuned.support, tuned.held_S
-    majority_S = held_S & (support.labels_N == torch.bincount(support.labels_N).argmax())
-    answers = HeldOut(
-        outputs_ST=tuned.outputs_ST, comparable_S=held_S, majority_S=majority_S,
-        fold_S=torch.zeros(len(support), dtype=torch.int64), pipelines=(tuned.held_out,),
-    )  # fmt: skip
-    temperature = held_out_temperature(tuned.outputs_ST[held_S], support.labels_N[held_S])
-    return Scored(held_out=answers, temperature=temperature, useful_S=held_S)
 
 
 def _check(target: Domain, sources: Sequence[Domain], meta_learner: MetaLearner | None) -> None:

@@ -24,8 +24,10 @@ _BASELINE_STEPS = 100
 _INIT_STEPS = 10
 #: Episodes drawn together.
 _BATCH = 10
-#: Episodes behind a card that is made for one job: they place a gain within two points or so, in less than a second.
+#: Episodes behind a card that is made for one job: enough to place a gain within a few points.
 _JOB_EPISODES = 30
+#: Of larger supports the held-out rows tell enough, and thirty episodes of their size would take minutes.
+MOST_SUPPORT_ROWS = 400
 #: The most ways of an episode.
 _MOST_WAYS = 50
 
@@ -149,8 +151,8 @@ def card_of_sources(
 ) -> dict[str, Any] | None:
     """What transferring by `parameters` gains where each source in turn is the target of the others.
 
-    Sources that are of no use to each other promise nothing to a target either. None of a single source, or where none
-    has two classes with two rows.
+    Sources that are of no use to each other promise nothing to a target either. None of a single source, where none has
+    two classes with two rows, and for supports of more than `MOST_SUPPORT_ROWS`.
     """
     everywhere = tuple(range(len(bank.names)))
     episode = EpisodeOptions(max_way=min(max(ways, 2), _MOST_WAYS), hostile=0.0)
@@ -158,7 +160,8 @@ def card_of_sources(
         bank=bank, targets=everywhere, helpers=everywhere, pool_N=torch.ones_like(bank.domain_N, dtype=torch.bool),
         options=episode,
     )  # fmt: skip
-    if len(everywhere) < 2 or not sampler.is_possible:
+    too_many = shots * max(ways, 1) > MOST_SUPPORT_ROWS
+    if len(everywhere) < 2 or too_many or not sampler.is_possible:
         return None
     options = MetaTrainOptions(
         similarity=similarity, evaluation_episodes=_JOB_EPISODES, evaluation_shots=(shots,), episode=episode

@@ -119,7 +119,12 @@ def card_prior(card: Mapping[str, Any] | None, strategy: str, shots: float) -> P
         if low <= x <= high:
             found = _between(first, second, (x - low) / (high - low))
             break
-    return replace(found, promised=bool(card.get("meta_trained", True)) or _promises(found))
+    return replace(found, promised=is_meta_trained(card) or _promises(found))
+
+
+def is_meta_trained(card: Mapping[str, Any]) -> bool:
+    """Whether it is a meta-learner's, and not one that the sources of a job made."""
+    return bool(card.get("meta_trained", True))
 
 
 def _promises(prior: Prior) -> bool:

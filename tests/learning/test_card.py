@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from learning.card import card_of_sources
+from learning.card import MOST_SUPPORT_ROWS, card_of_sources
 from learning.featurisers import Centring
 from learning.parameters import default_parameters
 from learning.sources import SourceBank, build_bank
@@ -61,3 +61,13 @@ def test_a_single_source_promises_nothing() -> None:
     alone = bank(sources(n_domains=1))
     found = card_of_sources(alone, default_parameters(alone.width), similarity="cosine", shots=4, ways=3, seed=0)
     assert found is None
+
+
+@pytest.mark.parametrize(("over", "made"), [(0, True), (1, False)])
+def test_a_large_support_is_left_to_its_own_rows(over: int, made: bool) -> None:
+    several = bank(sources())
+    card = card_of_sources(
+        several, default_parameters(several.width), similarity="cosine", shots=MOST_SUPPORT_ROWS // 2 + over, ways=2,
+        seed=0,
+    )  # fmt: skip
+    assert (card is not None) == made
