@@ -20,18 +20,21 @@ TIMED = ("task_speed", "serving_speed")
 
 
 def run_all(suites: Sequence[str], bench: Bench, jobs: int) -> Iterator[Record]:
-    """The record of each suite when it ends."""
-    alone = [name for name in suites if name in TIMED or jobs == 1]
-    for suite in alone:
-        yield run_suite(suite, bench)
-    others = [name for name in suites if name not in alone]
-    if not others:
+    """The record of each suite when it ends. With one job all run in this process, else each in one of its own."""
+    if jobs == 1:
+        yield from (run_suite(suite, bench) for suite in suites)
         return
-    jobs = min(jobs, len(others))
+    yield from _beside_each_other([suite for suite in suites if suite in TIMED], bench, 1)
+    yield from _beside_each_other([suite for suite in suites if suite not in TIMED], bench, jobs)
+
+
+def _beside_each_other(suites: Sequence[str], bench: Bench, jobs: int) -> Iterator[Record]:
+    """At most `jobs` at a time, which share the threads."""
+    jobs = max(1, min(jobs, len(suites)))
     share = replace(bench, threads=max(1, bench.threads // jobs))
     # Spawned, not forked: torch's threads do not survive a fork.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        running = {pool.submit(run_suite, suite, share): suite for suite in others}
+        running = {pool.submit(run_suite, suite, share): suite for suite in suites}
         for ended in as_completed(running):
             try:
                 yield ended.result()
