@@ -110,12 +110,12 @@ def knowledge(
     honest: Sequence[Domain], scenarios: Mapping[str, Sequence[Domain]], encoder: Encoder
 ) -> dict[str, Knowledge]:
     trusting = learn(honest, encoder)
-    return {
-        name: Knowledge(
-            sources=sources, learners=dict(zip(WAYS, (None, trusting, learn(sources, encoder)), strict=True))
-        )
-        for name, sources in scenarios.items()
-    }
+
+    def of(sources: Sequence[Domain]) -> Knowledge:
+        own = trusting if list(sources) == list(honest) else learn(sources, encoder)
+        return Knowledge(sources=sources, learners=dict(zip(WAYS, (None, trusting, own), strict=True)))
+
+    return {name: of(sources) for name, sources in scenarios.items()}
 
 
 def score(
