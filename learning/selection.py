@@ -87,7 +87,7 @@ def select(contest: Contest, support: LabelledSet, standard_errors: float) -> tu
     if len(able) > 1:
         blended = blend(able, contest.scored, support)
         scored = score_blend(blended, contest.scored, support)
-        prior = mixed_prior([contest.priors[name] for name in able], blended.shares)
+        prior = _of_blend(blended, scored, contest.priors, support)
         gain = _gain(scored, contest.scored["target_only"], prior, support)
         contest = contest.with_blend(blended, scored, prior, gain)
         able = {blended.name: blended}
@@ -141,12 +141,25 @@ def _suspicious(priors: Mapping[str, Prior], scored: Mapping[str, Scored], suppo
     """The priors with the probability that the sources mislead.
 
     All candidates transfer from the same sources, so the one whose answers are the most suspicious speaks for all: the
-    one that leans on the target's rows the most may look well by what it learned from these.
+    one that leans on the target's rows the most may look well by what it learned from these. From one row a class it
+    is the other way round: with the row its class is gone, and who leans on the rows misses it whatever the sources
+    say. There each speaks for itself.
     """
-    found = [
-        misleading_probability(prior, count_hits(*_judged(scored[name], support))) for name, prior in priors.items()
-    ]
-    return {name: replace(prior, misled=max(found)) for name, prior in priors.items()}
+    own = {name: _misled(prior, scored[name], support) for name, prior in priors.items()}
+    if any(scored[name].held_out.comparable_S.any() for name in own):
+        own = dict.fromkeys(own, max(own.values()))
+    return {name: replace(prior, misled=own[name]) for name, prior in priors.items()}
+
+
+def _of_blend(blended: Blend, scored: Scored, priors: Mapping[str, Prior], support: LabelledSet) -> Prior:
+    prior = mixed_prior([priors[member.name] for member in blended.members], blended.shares)
+    if scored.held_out.comparable_S.any():
+        return prior
+    return replace(prior, misled=_misled(prior, scored, support))
+
+
+def _misled(prior: Prior, scored: Scored, support: LabelledSet) -> float:
+    return misleading_probability(prior, count_hits(*_judged(scored, support)))
 
 
 def _judged(scored: Scored, support: LabelledSet) -> tuple[Tensor, LabelledSet]:

@@ -10,12 +10,13 @@ from torch import Tensor
 from learning.assembly import Scored
 from learning.base_learner import Pipeline
 from learning.candidates import FittedCandidate, TargetOnly
-from learning.config import TargetOnlyOptions
+from learning.config import AutoOptions, TargetOnlyOptions
+from learning.context import TransferContext, make_context
 from learning.featurisers import Centring
 from learning.folds import HeldOut
 from learning.guard import Gain, Prior
 from learning.selection import Contest, hold_contest, is_rescue, select
-from learning.types import Features, LabelledSet, labelled_set
+from learning.types import Domain, Features, LabelledSet, labelled_set
 
 SUPPORT = labelled_set(Features(matrix_NF=torch.zeros(20, 1)), ["a", "b"] * 10, "classification")
 
@@ -79,3 +80,31 @@ def test_the_most_suspicious_candidate_speaks_for_all() -> None:
     assert both.priors["init"].misled == both.priors["metric"].misled > 0.9
     assert alone.priors["init"].misled < 0.1
     assert both.gains["init"].mean < alone.gains["init"].mean
+
+
+def test_from_one_row_a_class_each_candidate_speaks_for_itself() -> None:
+    names = [f"class{i}" for i in range(20)]
+    single = labelled_set(Features(matrix_NF=torch.arange(20.0)[:, None]), names, "classification")
+    answers_ST = torch.nn.functional.one_hot(single.labels_N, 20).double()
+    entry = {"score": 0.8, "gain": {"value": 0.2, "deviation": 0.05}}
+    card = {"measure": "accuracy", "episodes": [{"shots": 1, "metric": entry, "init": entry}]}
+    candidates = {}
+    for name, n_right in (("target_only", 0), ("metric", 16), ("init", 1)):
+        candidates[name] = Answering(name, torch.zeros(20) > 0)
+        candidates[name].outputs_ST = torch.where(
+            (torch.arange(20) < n_right)[:, None], answers_ST, answers_ST.roll(1, 1)
+        )
+    contest = hold_contest(candidates, single, torch.arange(20), sharing(names), card, lambda _done, _phase: None)
+    assert contest.priors["init"].misled > 0.9
+    assert contest.priors["metric"].misled < 0.05
+
+
+def sharing(names: list[str]) -> TransferContext:
+    """Sources that know every class, so that even a lone row is a test."""
+    rows = Features(matrix_NF=torch.arange(40.0)[:, None])
+    source = Domain(name="source", data=labelled_set(rows, names * 2, "classification"))
+    context = make_context(
+        [source], Centring(), AutoOptions(), None, torch.Generator().manual_seed(0), target=rows
+    )  # fmt: skip
+    assert context is not None
+    return context
