@@ -108,3 +108,10 @@ def few(labels_N: Tensor, shots: int, seed: int) -> Tensor:
     """Positions of `shots` rows per class, the same for a seed whatever else is drawn."""
     order_N = shuffled(len(labels_N), seed)
     return torch.cat([order_N[labels_N[order_N] == label][:shots] for label in labels_N.unique()])
+
+
+def few_of(examples: Examples[Input], shots: int, seed: int) -> Examples[Input]:
+    """`shots` examples per class."""
+    numbers = {name: i for i, name in enumerate(examples.classes)}
+    labels_N = torch.tensor([numbers[name] for name in examples.labels])
+    return examples.select(few(labels_N, shots, seed).tolist())

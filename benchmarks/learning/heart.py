@@ -23,6 +23,7 @@ from benchmarks.learning.baselines.tradaboost import tradaboost
 from benchmarks.learning.data import few
 from benchmarks.learning.results import Bench, Goal, SuiteResult, at_least, mean_interval, row
 from benchmarks.learning.tabular import adapt_table, in_order, learn_tables, numeric_table
+from benchmarks.learning.transfer import meta_options
 from learning.meta import MetaLearner
 from learning.types import Domain, LabelledSet, labelled_set
 
@@ -119,7 +120,7 @@ def run(bench: Bench) -> SuiteResult:
     for target in HOSPITALS:
         sources = [Domain(name=name, data=wards[name].labelled()) for name in HOSPITALS if name != target]
         pooled = _together([wards[name] for name in HOSPITALS if name != target])
-        learner = learn_tables(sources)
+        learner = learn_tables(sources, meta_options(bench))
         for shots in SHOTS:
             runs = [_one_run(wards[target], pooled, sources, learner, shots, seed) for seed in seeds]
             found[target, shots] = {method: [r[method] for r in runs] for method in runs[0]}

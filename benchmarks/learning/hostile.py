@@ -14,7 +14,8 @@ from torch import Tensor
 from benchmarks.learning import data, pacs
 from benchmarks.learning.features import encoded
 from benchmarks.learning.results import Bench, Goal, Row, SuiteResult, at_most, mean_interval, row
-from benchmarks.learning.transfer import accuracy, adapted, learn
+from benchmarks.learning.transfer import accuracy, adapted, learn, meta_options
+from learning.config import MetaTrainOptions
 from learning.encoders.registry import Encoder, load_encoder
 from learning.meta import MetaLearner
 from learning.types import Domain, LabelledSet
@@ -23,7 +24,7 @@ SOURCES = ("books", "dvd", "electronics", "baby")
 TARGETS = ("apparel", "toys_games", "video")
 UNRELATED = ("banking", "kitchen_and_dining", "travel", "utility")
 SHOTS = 8
-SOURCE_ROWS = 500
+SOURCE_ROWS, QUICK_ROWS = 500, 150
 WAYS = ("no meta-learner", "meta-learner of honest domains", "meta-learner of these sources")
 #: Points that `auto` may lose against target_only, and against the good half alone.
 MOST_LOST, MOST_LOST_ON_MIX = 1.0, 1.5
@@ -45,23 +46,24 @@ class Knowledge:
 
 def run(bench: Bench) -> SuiteResult:
     text, image = load_encoder("minilm-l6-v2"), load_encoder("efficientnet-lite0")
+    rows = QUICK_ROWS if bench.quick else SOURCE_ROWS
     targets = TARGETS[:1] if bench.quick else TARGETS
     seeds = range(2 if bench.quick else 5)
     honest = [
-        Domain(name=name, data=encoded(bench, text, data.sentiment(bench.data, name, "train", SOURCE_ROWS)))
+        Domain(name=name, data=encoded(bench, text, data.sentiment(bench.data, name, "train", rows)))
         for name in SOURCES
     ]
-    scenarios = sentiment_scenarios(honest, unrelated(bench, text, honest[0].data.classes))
+    scenarios = sentiment_scenarios(honest, unrelated(bench, text, honest[0].data.classes, rows))
     scores: Scores = defaultdict(list)
-    known = knowledge(honest, scenarios, text)
+    known = knowledge(honest, scenarios, text, meta_options(bench))
     for name in targets:
-        pool = encoded(bench, text, data.sentiment(bench.data, name, "train", SOURCE_ROWS))
-        test = encoded(bench, text, data.sentiment(bench.data, name, "test"))
+        pool = encoded(bench, text, data.sentiment(bench.data, name, "train", rows))
+        test = encoded(bench, text, data.sentiment(bench.data, name, "test", QUICK_ROWS if bench.quick else None))
         for seed in seeds:
             support = pool.select(data.few(pool.labels_N, SHOTS, seed))
             score(scores, known, support, test, text, seed)
     _pictures(scores, bench, image, len(seeds))
-    return _result(scores, targets, len(seeds))
+    return _result(scores, targets, len(seeds), rows)
 
 
 def sentiment_scenarios(honest: Sequence[Domain], unrelated: Sequence[Domain]) -> dict[str, list[Domain]]:
@@ -77,13 +79,13 @@ def sentiment_scenarios(honest: Sequence[Domain], unrelated: Sequence[Domain]) -
     }
 
 
-def unrelated(bench: Bench, encoder: Encoder, classes: tuple[str, ...]) -> list[Domain]:
+def unrelated(bench: Bench, encoder: Encoder, classes: tuple[str, ...], rows: int) -> list[Domain]:
     """Questions to an assistant, each intent given one of the target's class names at random: learnable, but not so."""
     examples = data.clinc150(bench.data, "train")
     domains = []
     for seed, group in enumerate(UNRELATED):
         part = examples.select([i for i, of in enumerate(examples.groups) if of == group])
-        part = data.drawn(part, SOURCE_ROWS, seed)
+        part = data.drawn(part, rows, seed)
         order = data.shuffled(len(part.classes), seed).tolist()
         name_of = {intent: classes[place % len(classes)] for intent, place in zip(part.classes, order, strict=True)}
         named = data.Examples(inputs=part.inputs, labels=[name_of[label] for label in part.labels])
@@ -107,12 +109,12 @@ def _permuted(labels_N: Tensor, seed: int) -> Tensor:
 
 
 def knowledge(
-    honest: Sequence[Domain], scenarios: Mapping[str, Sequence[Domain]], encoder: Encoder
+    honest: Sequence[Domain], scenarios: Mapping[str, Sequence[Domain]], encoder: Encoder, options: MetaTrainOptions
 ) -> dict[str, Knowledge]:
-    trusting = learn(honest, encoder)
+    trusting = learn(honest, encoder, options)
 
     def of(sources: Sequence[Domain]) -> Knowledge:
-        own = trusting if list(sources) == list(honest) else learn(sources, encoder)
+        own = trusting if list(sources) == list(honest) else learn(sources, encoder, options)
         return Knowledge(sources=sources, learners=dict(zip(WAYS, (None, trusting, own), strict=True)))
 
     return {name: of(sources) for name, sources in scenarios.items()}
@@ -135,19 +137,19 @@ def _pictures(scores: Scores, bench: Bench, encoder: Encoder, n_seeds: int) -> N
     *honest, target = (
         Domain(name=name, data=encoded(bench, encoder, data.pacs(bench.data, name))) for name in data.PACS_DOMAINS
     )
-    known = knowledge(honest, {PICTURES: [rotated(domain) for domain in honest]}, encoder)
+    known = knowledge(honest, {PICTURES: [rotated(domain) for domain in honest]}, encoder, meta_options(bench))
     for seed in range(n_seeds):
         pool, test = pacs.halves(target.data, seed)
         score(scores, known, pool.select(data.few(pool.labels_N, SHOTS, seed)), test, encoder, seed)
 
 
-def _result(scores: Scores, targets: Sequence[str], n_seeds: int) -> SuiteResult:
+def _result(scores: Scores, targets: Sequence[str], n_seeds: int, source_rows: int) -> SuiteResult:
     goals = [_harm_goal(scores, scenario) for scenario in (*HARMFUL, PICTURES)]
     goals.append(_mix_goal(scores))
     return SuiteResult(
         name="hostile",
         protocol=(
-            f"Targets {', '.join(targets)} with k = {SHOTS}, official test rows, {n_seeds} seeds; {SOURCE_ROWS} rows "
+            f"Targets {', '.join(targets)} with k = {SHOTS}, official test rows, {n_seeds} seeds; {source_rows} rows "
             f"of each of {', '.join(SOURCES)} are the honest sources, the unrelated ones are intents of CLINC150 under "
             f"the target's class names. On pictures: cartoon from photo and art_painting, k = {SHOTS}. Frozen "
             "features. Intervals over targets x seeds; a goal takes the worst of the three ways in which source "

@@ -16,8 +16,8 @@ from benchmarks.learning.baselines import anil, protonet
 from benchmarks.learning.baselines.problem import Baseline, Problem
 from benchmarks.learning.grafted import Family, meta_learned, under
 from benchmarks.learning.results import Bench, SuiteResult, at_least, mean_interval, row
-from benchmarks.learning.transfer import rows
-from learning.config import GraftOptions, MetaTrainOptions
+from benchmarks.learning.transfer import meta_options, rows
+from learning.config import GraftOptions
 from learning.encoders.lite0 import load_small_lite0
 from learning.featurisers import Centring
 from learning.grafts import Graftable
@@ -48,7 +48,7 @@ def run(bench: Bench) -> SuiteResult:
         alphabets = {name: data.drawn(examples, 200) for name, examples in alphabets.items()}
     sources = {name: alphabets[name] for name in train}
     graft = replace(GRAFT, steps=6) if bench.quick else GRAFT
-    family = meta_learned(bench, encoder, sources, MetaTrainOptions(graft=graft), rows=SOURCE_ROWS)
+    family = meta_learned(bench, encoder, sources, meta_options(bench, graft), rows=SOURCE_ROWS)
     frozen, grafted = (
         _by_character(torch.cat([rows(under(bench, encoder, worn, alphabets[name])) for name in test]), alphabets, test)
         for worn in (None, family.learner.graft)

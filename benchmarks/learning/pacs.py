@@ -18,7 +18,7 @@ from benchmarks.learning.baselines.problem import Baseline, Problem
 from benchmarks.learning.baselines.tradaboost import tradaboost
 from benchmarks.learning.features import encoded
 from benchmarks.learning.results import Bench, SuiteResult, at_least, mean_interval, row
-from benchmarks.learning.transfer import accuracy, adapted, hits, learn, rows
+from benchmarks.learning.transfer import accuracy, adapted, hits, learn, meta_options, rows
 from learning.encoders.registry import Encoder, load_encoder
 from learning.featurisers import FittedCentring
 from learning.meta import MetaLearner
@@ -48,7 +48,7 @@ def run(bench: Bench) -> SuiteResult:
     scores: Scores = defaultdict(list)
     for target in domains:
         sources = [domain for domain in domains if domain is not target]
-        learner = learn(sources, encoder)
+        learner = learn(sources, encoder, meta_options(bench))
         baselines = BASELINES | {"ProtoNet": _protonet(sources)}
         for seed in seeds:
             pool, test = halves(target.data, seed)

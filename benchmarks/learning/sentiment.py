@@ -17,8 +17,8 @@ from benchmarks.learning.baselines.tradaboost import tradaboost
 from benchmarks.learning.few_shot import Scores, problem_of
 from benchmarks.learning.grafted import Family, both, meta_learned, under
 from benchmarks.learning.results import Bench, SuiteResult
-from benchmarks.learning.transfer import hits
-from learning.config import GraftOptions, MetaTrainOptions
+from benchmarks.learning.transfer import hits, meta_options
+from learning.config import GraftOptions
 from learning.encoders.text import TextEncoder, load_minilm
 from learning.types import LabelledSet
 
@@ -71,14 +71,14 @@ def run(bench: Bench) -> SuiteResult:
 def learned(bench: Bench, encoder: TextEncoder, sources: Sequence[str]) -> Family:
     """The graft and the meta-learner of a fold's sources."""
     raw = {name: _train(bench, name) for name in sources}
-    steps = 12 if bench.quick else STAGE_A_STEPS
+    steps = 4 if bench.quick else STAGE_A_STEPS
     # No time budget: the figures must not depend on how busy the machine is.
-    options = MetaTrainOptions(graft=GraftOptions(steps=steps, time_budget_s=7200))
+    options = meta_options(bench, GraftOptions(steps=steps, time_budget_s=7200))
     return meta_learned(bench, encoder, raw, options, rows=100 if bench.quick else SOURCE_ROWS)
 
 
 def _train(bench: Bench, name: str) -> data.Examples[str]:
-    return data.sentiment(bench.data, name, "train", 200 if bench.quick else STAGE_A_ROWS)
+    return data.sentiment(bench.data, name, "train", 150 if bench.quick else STAGE_A_ROWS)
 
 
 def _seeds(bench: Bench) -> range:

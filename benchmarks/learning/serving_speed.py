@@ -29,12 +29,14 @@ TEST_ROWS = 200
 #: How good the graft becomes does not matter for the time; that there is one does.
 GRAFT_STEPS = 20
 JOB_SECONDS = 1200
+#: SetFit with the paper's number of pairs, and with its package's newer default.
+PAPER, ONCE = f"SetFit, {ROUNDS} rounds of pairs", "SetFit, each pair once"
 
 Seconds = dict[str, list[float]]
 
 
 def run(bench: Bench) -> SuiteResult:
-    repeats = 3 if bench.quick else 10
+    repeats = 2 if bench.quick else 10
     pool = data.sentiment(bench.data, TARGET, "train")
     labels_N = torch.tensor([pool.classes.index(label) for label in pool.labels])
     order = {label: (labels_N == i).nonzero()[:, 0] for i, label in enumerate(pool.classes)}
@@ -100,13 +102,15 @@ def _meta_learner(bench: Bench, service: Service) -> str:
 
 
 def _setfit(bench: Bench, support: Callable[[int], Examples[str]]) -> tuple[Seconds, Seconds]:
-    """With the paper's number of pairs, once (it takes minutes), and with the fewer of its package's newer default."""
+    """With the paper's number of pairs, once (it takes minutes; not in the short form), and with the fewer of its
+    package's newer default."""
     encoder = load_minilm()
     test = data.sentiment(bench.data, TARGET, "test", TEST_ROWS)
     torch.set_num_threads(bench.threads)
-    seconds: Seconds = {f"SetFit, {ROUNDS} rounds of pairs": [], "SetFit, each pair once": []}
-    hits: Seconds = {name: [] for name in seconds}
-    for name, rounds, trainings in zip(seconds, (ROUNDS, None), (1, 1 if bench.quick else 3), strict=True):
+    forms = {ONCE: (None, 1)} if bench.quick else {PAPER: (ROUNDS, 1), ONCE: (None, 3)}
+    seconds: Seconds = {name: [] for name in forms}
+    hits: Seconds = {name: [] for name in forms}
+    for name, (rounds, trainings) in forms.items():
         for repeat in range(trainings):
             few = support(repeat + 1)
             began = time.perf_counter()
@@ -123,7 +127,8 @@ def _share_right(predicted: list[str], test: Examples[str]) -> float:
 
 def _result(seconds: Seconds, hits: Seconds, chosen: list[str]) -> SuiteResult:
     job = statistics.median(seconds["job"])
-    paper, package = (statistics.median(seconds[name]) for name in seconds if name.startswith("SetFit"))
+    times = {name: statistics.median(seconds[name]) / job for name in (PAPER, ONCE) if name in seconds}
+    compared = next(iter(times))
     names = {"job": "Metagraft, job to ready", "upload": "Metagraft, upload and job to ready"}
     accuracies = ", ".join(f"{name} {statistics.fmean(v):.1f} % ({len(v)})" for name, v in hits.items() if v)
     return SuiteResult(
@@ -135,9 +140,9 @@ def _result(seconds: Seconds, hits: Seconds, chosen: list[str]) -> SuiteResult:
         ),
         unit="seconds",
         rows=[row("16 reviews", names.get(name, name), values) for name, values in seconds.items()],
-        goals=[at_least("SetFit's seconds over the job's", paper / job, 20, "times")],
+        goals=[at_least(f"seconds of {compared}, over the job's", times[compared], 20, "times")],
         notes=[
-            f"Against each pair once, the package's newer default, it is {package / job:.1f} times.",
+            f"Against each pair once, the package's newer default, it is {times[ONCE]:.1f} times.",
             f"Chosen: {', '.join(f'{name} {chosen.count(name)}' for name in sorted(set(chosen)))}.",
             f"Accuracy on {TEST_ROWS} test rows, of what was timed: {accuracies}.",
         ],

@@ -19,11 +19,11 @@ def numeric_table(columns: Sequence[str], rows_NF: NDArray[np.float64]) -> Table
     return Table(numeric={name: rows_NF[:, i] for i, name in enumerate(columns)}, categorical={})
 
 
-def learn_tables(sources: Sequence[Domain], *, seed: int = 0, options: MetaTrainOptions | None = None) -> MetaLearner:
+def learn_tables(sources: Sequence[Domain], options: MetaTrainOptions, *, seed: int = 0) -> MetaLearner:
     """A meta-learner of tables."""
     return meta_train(
         sources=sources, featuriser=featuriser_for("tabular"), modality="tabular", encoder="quantile",
-        encoder_revision="", columns={}, options=options or MetaTrainOptions(), seed=seed, progress=_silent,
+        encoder_revision="", columns={}, options=options, seed=seed, progress=_silent,
     )  # fmt: skip
 
 

@@ -1,13 +1,15 @@
 """The library as a suite drives it: meta-train on sources, adapt to a target, score answers on rows never seen."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from benchmarks.learning.results import Bench
 from learning.adaptation import Adaptation, adapt
 from learning.class_names import ClassNames
-from learning.config import STRATEGIES, MetaTrainOptions
+from learning.config import STRATEGIES, GraftOptions, MetaTrainOptions
 from learning.encoders.registry import Encoder
 from learning.errors import UselessModel
 from learning.featurisers import Centring
@@ -15,9 +17,13 @@ from learning.meta import MetaLearner, meta_train
 from learning.types import Domain, Features, LabelledSet
 
 
-def learn(
-    sources: Sequence[Domain], encoder: Encoder, *, seed: int = 0, options: MetaTrainOptions | None = None
-) -> MetaLearner:
+def meta_options(bench: Bench, graft: GraftOptions | None = None) -> MetaTrainOptions:
+    """The defaults, or of the short form a sixth of the steps."""
+    options = MetaTrainOptions(graft=graft or GraftOptions())
+    return replace(options, steps=25, evaluation_episodes=20) if bench.quick else options
+
+
+def learn(sources: Sequence[Domain], encoder: Encoder, options: MetaTrainOptions, *, seed: int = 0) -> MetaLearner:
     """A meta-learner of `sources`, whose rows are the encoder's features."""
     return meta_train(
         sources=sources,
@@ -26,7 +32,7 @@ def learn(
         encoder=encoder.name,
         encoder_revision=encoder.revision,
         columns={},
-        options=options or MetaTrainOptions(),
+        options=options,
         seed=seed,
         progress=_silent,
     )
