@@ -16,12 +16,12 @@ from learning.assembly import assemble, refuse_useless
 from learning.base_learner import BaseLearner
 from learning.candidates import Candidate
 from learning.canonical import canonical
-from learning.card import card_of_sources
-from learning.choice import Choice, expected_gain, graft_report, shares_in
+from learning.choice import Choice, graft_report, shares_in
 from learning.class_names import ClassNames, Named
 from learning.config import AutoOptions, GraftTuningOptions, StrategyOptions
 from learning.context import TransferContext, can_read, make_context
 from learning.errors import IncompatibleDomain, InvalidData
+from learning.expectation import expectation, expected_gain
 from learning.folds import plan_folds
 from learning.graft_tuning import TargetEncoding, TunedGraft, mixed_start, tune_graft
 from learning.meta import MetaLearner
@@ -124,7 +124,7 @@ class _Job:
         context = make_context(sources, featuriser, options, meta_learner, generator, target=support.inputs)
         if isinstance(options, AutoOptions) and not can_read(context, support):
             context = None
-        card = _card(options, context, support, meta_learner, seed)
+        card = expectation(options, context, support, meta_learner, seed)
         return cls(
             support=support, sources=sources, featuriser=featuriser, options=options, meta_learner=meta_learner,
             seed=seed, context=context, generator=generator, card=card, **asked,
@@ -195,23 +195,6 @@ class _Job:
             "expected_gain": expected_gain(self.card, support),
         }
         return Adaptation(learner=learner, report=told | more)
-
-
-def _card(
-    options: StrategyOptions, context: TransferContext | None, support: LabelledSet, meta_learner: MetaLearner | None,
-    seed: int,
-) -> Mapping[str, Any] | None:  # fmt: skip
-    """The meta-learner's; of sources that name the target's classes, where `auto` has to judge them, their own."""
-    if meta_learner is not None:
-        return meta_learner.card
-    if not isinstance(options, AutoOptions) or context is None or context.bank is None:
-        return None
-    if support.classes and not context.bank.shared_with(support.classes):
-        return None
-    return card_of_sources(
-        context.bank, context.parameters, similarity=context.similarity, shots=support.shots,
-        ways=len(support.classes), seed=seed,
-    )  # fmt: skip
 
 
 def _check(target: Domain, sources: Sequence[Domain], meta_learner: MetaLearner | None) -> None:

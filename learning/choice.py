@@ -14,9 +14,8 @@ from learning.candidates import Candidate
 from learning.config import AutoOptions, StrategyOptions
 from learning.folds import HeldOut
 from learning.graft_tuning import TunedGraft
-from learning.guard import card_prior, describe_choice, is_meta_trained
+from learning.guard import describe_choice
 from learning.selection import Contest, is_rescue
-from learning.types import LabelledSet
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,14 +52,6 @@ class Choice:
             return reason
         gain = f"{self.tuned.gain.mean:+.3f} over {self.name}"
         return f"{reason} Tuning the graft on the target gained {gain} on held-out examples."
-
-
-def expected_gain(card: Mapping[str, Any] | None, support: LabelledSet) -> dict[str, Any] | None:
-    """What was expected of each transfer learner before a held-out row was looked at, and who said so."""
-    if card is None:
-        return None
-    gains = {name: card_prior(card, name, support.shots).mean for name in ("metric", "init")}
-    return {"from": "meta_learner" if is_meta_trained(card) else "sources", **gains}
 
 
 def shares_in(candidate: Candidate) -> dict[str, float] | None:

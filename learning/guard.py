@@ -4,9 +4,9 @@ Evidence is the paired difference of held-out scores on the target's rows. It is
 toward what a card expects at this number of shots (a normal prior): the meta-learner's, or what the sources gain from
 each other. Without a card, or where sources gain nothing from each other, a win has to be clearer. A card speaks of
 honest sources, and those of a job may be mislabelled or of another matter: that is a second hypothesis, of a loss, and
-the candidate's held-out answers tell the two apart. The posterior is the mixture of both. A candidate replaces
-target_only only where the posterior gain lies beyond the asked number of its deviations above zero *and* the target's
-own rows do not speak against it.
+what the sources' own heads say of the target's rows tells the two apart (`learning.misleading`). The posterior is the
+mixture of both. A candidate replaces target_only only where the posterior gain lies beyond the asked number of its
+deviations above zero *and* the target's own rows do not speak against it.
 """
 
 import math
@@ -24,19 +24,13 @@ from learning.types import LabelledSet
 DEFAULT_SPREAD, LEAST_SPREAD = 0.15, 0.03
 #: Two pseudo-rows of this deviation keep a handful of equal differences from looking certain.
 PSEUDO_ROWS, PSEUDO_DEVIATION = 2.0, 0.3
-#: Points on which a likelihood is integrated over accuracies.
-_GRID = 50
-
-
-#: Probability that sources of a job mislead although a meta-learner's card promises a gain: as often as meta-training
-#: makes them (`EpisodeOptions.hostile`).
+#: Probability that sources mislead, before a row was seen: as often as meta-training makes them
+#: (`EpisodeOptions.hostile`).
 MISLEADING = 0.15
-#: What misleading sources do: mean and spread of the gain, and of accuracy above guessing.
-MISLEADING_GAIN, MISLEADING_ACCURACY = (-0.08, 0.1), (-0.05, 0.1)
-#: Spread between tasks of an accuracy that a card states.
-ACCURACY_SPREAD = 0.07
-
-
+#: From this probability on a card's promise is void: misleading sources cost several times what honest ones gain.
+DOUBT = 2 * MISLEADING
+#: What misleading sources do: mean and spread of the gain.
+MISLEADING_GAIN = (-0.08, 0.1)
 #: Deviations that a gain which no card promises has to lie above zero at least: the open hyper-parameters of a transfer
 #: learner that was not meta-trained were chosen on the very rows that are its evidence.
 UNPROMISED = 1.0
@@ -48,34 +42,24 @@ LEAST_PROMISE = 0.02
 class Prior:
     """Expected gain over target_only and its spread between tasks.
 
-    `accuracy` is the candidate's where a card states it. `error` is the standard error of `mean` itself: all that is
-    unknown of the gain to be expected where no row of the target can be compared; None: the spread. `promised`: whether
-    a meta-learner stands behind it, or sources that gain from each other beyond doubt. `misled`: the probability that
-    the sources mislead all the same (`misleading_probability`).
+    `error` is the standard error of `mean` itself: all that is unknown of the gain to be expected where no row of the
+    target can be compared; None: the spread. `promised`: whether a meta-learner stands behind it, or sources that gain
+    from each other beyond doubt. `misled`: the probability that the sources mislead all the same
+    (`learning.misleading`); None where their labels do not tell.
     """
 
     mean: float = 0.0
     deviation: float = DEFAULT_SPREAD
-    accuracy: float | None = None
     error: float | None = None
     promised: bool = False
-    misled: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hits:
-    """Held-out rows that a candidate got right, of how many, between how many classes."""
-
-    right: int
-    rows: int
-    n_classes: int
+    misled: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
     """Posterior of a candidate's gain over target_only; `evidence` and `error` are the target's own, None without.
 
-    `promised`: whether a card led to expect a gain.
+    `promised`: whether a card led to expect a gain, and the sources' own answers do not put it in doubt.
     """
 
     mean: float
@@ -111,8 +95,7 @@ def card_prior(card: Mapping[str, Any] | None, strategy: str, shots: float) -> P
     episodes = sorted(card["episodes"], key=lambda entry: entry["shots"]) if card else []
     if not card or not episodes:
         return Prior()
-    is_accuracy = card.get("measure") == "accuracy"
-    known = [(math.log(entry["shots"]), _prior(entry[strategy], is_accuracy=is_accuracy)) for entry in episodes]
+    known = [(math.log(entry["shots"]), _prior(entry[strategy])) for entry in episodes]
     x = min(max(math.log(max(shots, 1.0)), known[0][0]), known[-1][0])
     found = known[-1][1]
     for (low, first), (high, second) in pairwise(known):
@@ -131,13 +114,12 @@ def _promises(prior: Prior) -> bool:
     return prior.mean - 1.96 * (prior.error or 0.0) > LEAST_PROMISE
 
 
-def _prior(entry: Mapping[str, Any], *, is_accuracy: bool) -> Prior:
+def _prior(entry: Mapping[str, Any]) -> Prior:
     gain = entry["gain"]
     low, high = gain.get("interval", (gain["value"], gain["value"]))
     return Prior(
         mean=gain["value"],
         deviation=max(gain["deviation"], LEAST_SPREAD),
-        accuracy=entry["score"] if is_accuracy else None,
         error=(high - low) / (2 * 1.96) if high > low else None,
     )
 
@@ -148,10 +130,9 @@ def _between(first: Prior, second: Prior, t: float) -> Prior:
 
     return Prior(
         promised=first.promised and second.promised,
-        misled=max(first.misled, second.misled),
+        misled=first.misled,
         mean=(1 - t) * first.mean + t * second.mean,
         deviation=(1 - t) * first.deviation + t * second.deviation,
-        accuracy=at(first.accuracy, second.accuracy),
         error=at(first.error, second.error),
     )
 
@@ -165,31 +146,6 @@ def mixed_prior(priors: Sequence[Prior], shares: Sequence[float]) -> Prior:
     return mixed
 
 
-def misleading_probability(prior: Prior, hits: Hits | None) -> float:
-    """Posterior probability that the sources mislead, from the accuracy of the candidate's held-out answers.
-
-    Binomial in the hits; the accuracy is normal around the card's (honest) or just below guessing (misleading). 0
-    without a card, whose promise is what could be wrong.
-    """
-    if prior.accuracy is None:
-        return 0.0
-    if hits is None or not hits.rows:
-        return MISLEADING
-    guessing, spread = 1 / hits.n_classes + MISLEADING_ACCURACY[0], MISLEADING_ACCURACY[1]
-    misled = MISLEADING * _likelihood(hits, guessing, spread)
-    honest = (1 - MISLEADING) * _likelihood(hits, prior.accuracy, ACCURACY_SPREAD)
-    return misled / (misled + honest)
-
-
-def _likelihood(hits: Hits, mean: float, deviation: float) -> float:
-    """Of the hits, up to a constant, with the accuracy normal and cut to (0, 1)."""
-    grid = [(step + 0.5) / _GRID for step in range(_GRID)]
-    weights = [math.exp(-0.5 * ((accuracy - mean) / deviation) ** 2) for accuracy in grid]
-    missed = hits.rows - hits.right
-    chances = [math.exp(hits.right * math.log(a) + missed * math.log1p(-a)) for a in grid]
-    return sum(w * c for w, c in zip(weights, chances, strict=True)) / sum(weights)
-
-
 def paired_gain(
     candidate_S: Tensor,
     baseline_S: Tensor,
@@ -201,35 +157,35 @@ def paired_gain(
     """Posterior of the mean difference of row scores (paired, on the comparable rows only).
 
     With no comparable row the card's expectation stands, less the probability that the sources mislead.
-    `worse_than_chance`: the candidate answers the held-out rows worse than guessing. Without a card that speaks against
-    it; with one, `prior.misled` says how much that weighs: of two rows a good model misses both now and then.
-    `fewer_hits`: whether it gets fewer comparable rows right than target_only. Where it does not, and gets as many
-    right as its card leads to expect, scores alone do not speak against it: of ten rows they mostly tell who is surer
-    of the answers.
+    `worse_than_chance`: the candidate answers the held-out rows worse than guessing. That speaks against it where
+    `prior.misled` does not tell how far to trust the sources. `fewer_hits`: whether it gets fewer comparable rows right
+    than target_only. Where it does not, as a card promised, and its sources explain the rows, scores alone do not speak
+    against it: of ten rows they mostly tell who is surer of the answers.
     """
     difference_S = candidate_S - baseline_S
     n_rows = len(difference_S)
-    unpromised_guess = worse_than_chance and prior.accuracy is None
+    misled, promised = prior.misled or 0.0, prior.promised and (prior.misled or 0.0) < DOUBT
+    guesses = worse_than_chance and prior.misled is None
     if n_rows == 0:
         expected = prior.deviation if prior.error is None else prior.error
-        mean, deviation = _mixture((prior.mean, expected), MISLEADING_GAIN, prior.misled)
+        mean, deviation = _mixture((prior.mean, expected), MISLEADING_GAIN, misled)
         return Gain(
-            mean=mean, deviation=deviation, evidence=None, error=None, contradicted=unpromised_guess,
-            promised=prior.promised,
+            mean=mean, deviation=deviation, evidence=None, error=None, contradicted=guesses,
+            promised=promised,
         )  # fmt: skip
     evidence = float(difference_S.mean())
     squares = float((difference_S - evidence).square().sum()) + PSEUDO_ROWS * PSEUDO_DEVIATION**2
     error = math.sqrt(squares / (n_rows - 1 + PSEUDO_ROWS) / n_rows)
-    as_promised = prior.accuracy is not None and prior.misled < MISLEADING / 2 and not fewer_hits
+    as_promised = promised and prior.misled is not None and misled < MISLEADING / 2 and not fewer_hits
     honest = _posterior(prior.mean, prior.deviation, evidence, error)
-    mean, deviation = _mixture(honest, _posterior(*MISLEADING_GAIN, evidence, error), prior.misled)
+    mean, deviation = _mixture(honest, _posterior(*MISLEADING_GAIN, evidence, error), misled)
     return Gain(
         mean=mean,
         deviation=deviation,
         evidence=evidence,
         error=error,
-        contradicted=unpromised_guess or (evidence < -error and not as_promised),
-        promised=prior.promised,
+        contradicted=guesses or (evidence < -error and not as_promised),
+        promised=promised,
     )
 
 
@@ -246,14 +202,6 @@ def _mixture(first: tuple[float, float], second: tuple[float, float], share: flo
     mean = (1 - share) * first[0] + share * second[0]
     between = (1 - share) * (first[0] - mean) ** 2 + share * (second[0] - mean) ** 2
     return mean, math.sqrt((1 - share) * first[1] ** 2 + share * second[1] ** 2 + between)
-
-
-def count_hits(outputs_ST: Tensor, support: LabelledSet) -> Hits | None:
-    """Of held-out answers to a classification; None for a regression."""
-    if not support.classes:
-        return None
-    right = int((outputs_ST.argmax(1) == support.labels_N).sum())
-    return Hits(right=right, rows=len(support), n_classes=len(support.classes))
 
 
 def is_worse_than_chance(outputs_ST: Tensor, support: LabelledSet) -> bool:

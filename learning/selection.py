@@ -17,17 +17,17 @@ from learning.class_names import Named
 from learning.context import TransferContext
 from learning.folds import HeldOut, held_out
 from learning.guard import (
+    MISLEADING,
     Gain,
     Prior,
     card_prior,
     choose,
-    count_hits,
     is_worse_than_chance,
-    misleading_probability,
     mixed_prior,
     paired_gain,
     row_scores,
 )
+from learning.misleading import misleading_probability
 from learning.report import usefulness_warnings
 from learning.types import LabelledSet, Progress
 
@@ -69,8 +69,10 @@ def hold_contest(
         share = _part(progress, place, len(candidates), f"scoring {name}")
         answers = held_out(candidate, support, fold_S, progress=share)
         scored[name] = _score(answers, support, knows_classes=name != "target_only" and _shares(context, support))
-    priors = {name: _prior(candidate, support, card) for name, candidate in candidates.items() if name in _TRANSFER}
-    priors = _suspicious(priors, scored, support)
+    misled = misleading_probability(context, support)
+    priors = {
+        name: _prior(candidate, support, card, misled) for name, candidate in candidates.items() if name in _TRANSFER
+    }
     gains = {name: _gain(scored[name], scored["target_only"], prior, support) for name, prior in priors.items()}
     return Contest(candidates=candidates, scored=scored, priors=priors, gains=gains)
 
@@ -87,7 +89,7 @@ def select(contest: Contest, support: LabelledSet, standard_errors: float) -> tu
     if len(able) > 1:
         blended = blend(able, contest.scored, support)
         scored = score_blend(blended, contest.scored, support)
-        prior = _of_blend(blended, scored, contest.priors, support)
+        prior = mixed_prior([contest.priors[member.name] for member in blended.members], blended.shares)
         gain = _gain(scored, contest.scored["target_only"], prior, support)
         contest = contest.with_blend(blended, scored, prior, gain)
         able = {blended.name: blended}
@@ -128,38 +130,16 @@ def _score(answers: HeldOut, support: LabelledSet, *, knows_classes: bool) -> Sc
     return Scored(held_out=answers, temperature=temperature, useful_S=useful_S)
 
 
-def _prior(candidate: Candidate, support: LabelledSet, card: Mapping[str, Any] | None) -> Prior:
-    """What the card expects of it.
+def _prior(candidate: Candidate, support: LabelledSet, card: Mapping[str, Any] | None, misled: float | None) -> Prior:
+    """What the card expects of it, and how far the sources are to be doubted.
 
-    Sources can mislead by their labels. Class names that stand in for these have shown their worth on the target.
+    A meta-learner of other classes may be of another matter too, and no label tells. Class names that stand in for the
+    labels are judged by the target's rows alone.
     """
     prior = card_prior(card, candidate.name, support.shots)
-    return replace(prior, accuracy=None) if isinstance(candidate, Named) else prior
-
-
-def _suspicious(priors: Mapping[str, Prior], scored: Mapping[str, Scored], support: LabelledSet) -> dict[str, Prior]:
-    """The priors with the probability that the sources mislead.
-
-    All candidates transfer from the same sources, so the one whose answers are the most suspicious speaks for all: the
-    one that leans on the target's rows the most may look well by what it learned from these. From one row a class it
-    is the other way round: with the row its class is gone, and who leans on the rows misses it whatever the sources
-    say. There each speaks for itself.
-    """
-    own = {name: _misled(prior, scored[name], support) for name, prior in priors.items()}
-    if any(scored[name].held_out.comparable_S.any() for name in own):
-        own = dict.fromkeys(own, max(own.values()))
-    return {name: replace(prior, misled=own[name]) for name, prior in priors.items()}
-
-
-def _of_blend(blended: Blend, scored: Scored, priors: Mapping[str, Prior], support: LabelledSet) -> Prior:
-    prior = mixed_prior([priors[member.name] for member in blended.members], blended.shares)
-    if scored.held_out.comparable_S.any():
-        return prior
-    return replace(prior, misled=_misled(prior, scored, support))
-
-
-def _misled(prior: Prior, scored: Scored, support: LabelledSet) -> float:
-    return misleading_probability(prior, count_hits(*_judged(scored, support)))
+    if misled is None and prior.promised and support.classes and not isinstance(candidate, Named):
+        misled = MISLEADING
+    return replace(prior, misled=misled)
 
 
 def _judged(scored: Scored, support: LabelledSet) -> tuple[Tensor, LabelledSet]:

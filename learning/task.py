@@ -60,13 +60,30 @@ def domain_fit(task: TransferTask, outputs_EDTS: Tensor | None = None) -> Tensor
         outputs_EDTS = domain_outputs(task, task.support_ESF)
     targets_E1TS = task.support_targets_EST.mT[:, None]
     if task.classification:
-        # Ridge heads answer on a 0..1 scale; 5 turns a clear answer into a clear probability.
-        log_probs_EDTS = torch.log_softmax(5.0 * outputs_EDTS, dim=-2)
-        gain_ED = (log_probs_EDTS * targets_E1TS).sum(-2).mean(-1) / math.log(max(task.n_way, 2)) + 1
+        gain_ED = _log_likelihoods(task, outputs_EDTS).mean(-1) / math.log(max(task.n_way, 2)) + 1
     else:
         error_ED = (outputs_EDTS - targets_E1TS).square().mean((-1, -2))
         gain_ED = 1 - error_ED / targets_E1TS.square().mean((-1, -2)).clamp_min(1e-6)
     return gain_ED.clamp(-1.0, 1.0) * task.known_ED
+
+
+def _log_likelihoods(task: TransferTask, outputs_EDTS: Tensor) -> Tensor:
+    """(E, D, S) of each support row's class under each domain's head."""
+    # Ridge heads answer on a 0..1 scale; 5 turns a clear answer into a clear probability.
+    log_probs_EDTS = torch.log_softmax(5.0 * outputs_EDTS, dim=-2)
+    return (log_probs_EDTS * task.support_targets_EST.mT[:, None]).sum(-2)
+
+
+def explained_nats(task: TransferTask) -> Tensor:
+    """(E,) by how many nats the domain that explains the support best does so better than guessing (classification).
+
+    Below zero where every domain says the opposite of the labels; -inf where none may speak. A domain is asked about
+    the rows of classes that its head knows.
+    """
+    nats_EDS = _log_likelihoods(task, domain_outputs(task, task.support_ESF)) + math.log(max(task.n_way, 2))
+    knows_EDT = task.prior_EDTF.any(-1).to(nats_EDS)
+    asked_EDS = torch.einsum("edt,est->eds", knows_EDT, task.support_targets_EST)
+    return (nats_EDS * asked_EDS).sum(-1).masked_fill(task.known_ED == 0, -torch.inf).amax(1)
 
 
 def domain_evidence(task: TransferTask, fit_ED: Tensor) -> Tensor:

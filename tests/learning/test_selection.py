@@ -1,22 +1,21 @@
 """What `auto` keeps."""
 
-from dataclasses import replace
-from typing import cast
-
 import pytest
 import torch
 from torch import Tensor
 
 from learning.assembly import Scored
-from learning.base_learner import Pipeline
-from learning.candidates import FittedCandidate, TargetOnly
+from learning.candidates import TargetOnly
 from learning.config import AutoOptions, TargetOnlyOptions
-from learning.context import TransferContext, make_context
+from learning.context import make_context
 from learning.featurisers import Centring
 from learning.folds import HeldOut
 from learning.guard import Gain, Prior
+from learning.misleading import misleading_probability
 from learning.selection import Contest, hold_contest, is_rescue, select
-from learning.types import Domain, Features, LabelledSet, labelled_set
+from learning.transfer_candidates import make_candidate
+from learning.types import Features, labelled_set
+from tests.learning.problems import blobs, sources
 
 SUPPORT = labelled_set(Features(matrix_NF=torch.zeros(20, 1)), ["a", "b"] * 10, "classification")
 
@@ -47,64 +46,16 @@ def test_what_nothing_speaks_against_is_kept_only_where_target_only_would_be_ref
     assert is_rescue(chosen, contest, 0.25) == (kept == "metric")
 
 
-class Answering:
-    """A candidate whose outputs on the rows of `SUPPORT` are given."""
-
-    def __init__(self, name: str, right_S: Tensor) -> None:
-        self.name, self.outputs_ST = name, scored(right_S).held_out.outputs_ST
-
-    def tuned(self, support: LabelledSet) -> "Answering":
-        return self
-
-    def fit(self, support: LabelledSet) -> FittedCandidate:
-        return FittedCandidate(pipeline=cast("Pipeline", self))
-
-    def outputs(self, inputs: Features) -> Tensor:
-        return self.outputs_ST[inputs.matrix_NF[:, 0].long()]
-
-
-def test_the_most_suspicious_candidate_speaks_for_all() -> None:
-    numbered = replace(SUPPORT, inputs=Features(matrix_NF=torch.arange(20.0)[:, None]))
-    entry = {"score": 0.8, "gain": {"value": 0.2, "deviation": 0.05}}
-    card = {"measure": "accuracy", "episodes": [{"shots": 10, "metric": entry, "init": entry}]}
+@pytest.mark.parametrize(("classes", "told"), [(("bad", "fine", "good"), True), (("x", "y", "z"), False)])
+def test_all_candidates_transfer_from_the_same_sources(classes: tuple[str, ...], told: bool) -> None:
+    support = blobs(50, 4, classes=classes)
+    generator = torch.Generator().manual_seed(0)
+    context = make_context(sources(), Centring(), AutoOptions(), None, generator, target=support.inputs)
+    names = ("target_only", "metric", "init")
     candidates = {
-        name: Answering(name, torch.arange(20) < n_right)
-        for name, n_right in (("target_only", 12), ("metric", 4), ("init", 15))
+        name: make_candidate(name, AutoOptions(), featuriser=Centring(), context=context, seed=0) for name in names
     }
-
-    def contest(*names: str) -> Contest:
-        chosen = {name: candidates[name] for name in names}
-        return hold_contest(chosen, numbered, torch.arange(20) % 5, None, card, lambda _done, _phase: None)
-
-    both, alone = contest("target_only", "metric", "init"), contest("target_only", "init")
-    assert both.priors["init"].misled == both.priors["metric"].misled > 0.9
-    assert alone.priors["init"].misled < 0.1
-    assert both.gains["init"].mean < alone.gains["init"].mean
-
-
-def test_from_one_row_a_class_each_candidate_speaks_for_itself() -> None:
-    names = [f"class{i}" for i in range(20)]
-    single = labelled_set(Features(matrix_NF=torch.arange(20.0)[:, None]), names, "classification")
-    answers_ST = torch.nn.functional.one_hot(single.labels_N, 20).double()
-    entry = {"score": 0.8, "gain": {"value": 0.2, "deviation": 0.05}}
-    card = {"measure": "accuracy", "episodes": [{"shots": 1, "metric": entry, "init": entry}]}
-    candidates = {}
-    for name, n_right in (("target_only", 0), ("metric", 16), ("init", 1)):
-        candidates[name] = Answering(name, torch.zeros(20) > 0)
-        candidates[name].outputs_ST = torch.where(
-            (torch.arange(20) < n_right)[:, None], answers_ST, answers_ST.roll(1, 1)
-        )
-    contest = hold_contest(candidates, single, torch.arange(20), sharing(names), card, lambda _done, _phase: None)
-    assert contest.priors["init"].misled > 0.9
-    assert contest.priors["metric"].misled < 0.05
-
-
-def sharing(names: list[str]) -> TransferContext:
-    """Sources that know every class, so that even a lone row is a test."""
-    rows = Features(matrix_NF=torch.arange(40.0)[:, None])
-    source = Domain(name="source", data=labelled_set(rows, names * 2, "classification"))
-    context = make_context(
-        [source], Centring(), AutoOptions(), None, torch.Generator().manual_seed(0), target=rows
-    )  # fmt: skip
-    assert context is not None
-    return context
+    contest = hold_contest(candidates, support, torch.arange(12) % 4, context, None, lambda _done, _phase: None)
+    expected = misleading_probability(context, support)
+    assert (expected is not None) == told
+    assert {prior.misled for prior in contest.priors.values()} == {expected}
