@@ -13,8 +13,9 @@ from learning.calibration import expected_calibration_error, prediction_sets
 from learning.candidates import FittedCandidate
 from learning.context import TransferContext
 from learning.folds import HeldOut
-from learning.guard import Gain
+from learning.guard import DOUBT, Gain
 from learning.metric import effective_sample_size
+from learning.misleading import misleading_probability
 from learning.sources import SourceBank
 from learning.support_head import support_targets
 from learning.transferability import MEASURE, SourceScore, rank_sources
@@ -227,6 +228,10 @@ def data_warnings(support: LabelledSet, context: TransferContext | None) -> list
         if unread:
             message = f"No source has {', '.join(unread[:10])}: only target_only can use it."
             found.append(_warning("column_alignment", message))
+    doubt = misleading_probability(context, support)
+    if doubt is not None and doubt >= DOUBT:
+        message = f"The sources' labels seem to mean something else here (probability {doubt:.2f}): check them."
+        found.append(_warning("misleading_sources", message))
     if _label_case(context, support) == "disjoint":
         found.append(
             _warning("disjoint_labels", "Sources name under half of the target classes: they only shape the metric.")

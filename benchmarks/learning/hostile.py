@@ -24,7 +24,7 @@ SOURCES = ("books", "dvd", "electronics", "baby")
 TARGETS = ("apparel", "toys_games", "video")
 UNRELATED = ("banking", "kitchen_and_dining", "travel", "utility")
 SHOTS = 8
-SOURCE_ROWS, QUICK_ROWS = 500, 150
+SOURCE_ROWS, QUICK_ROWS = 500, 100
 WAYS = ("no meta-learner", "meta-learner of honest domains", "meta-learner of these sources")
 #: Points that `auto` may lose against target_only, and against the good half alone.
 MOST_LOST, MOST_LOST_ON_MIX = 1.0, 1.5

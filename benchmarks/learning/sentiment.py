@@ -74,11 +74,11 @@ def learned(bench: Bench, encoder: TextEncoder, sources: Sequence[str]) -> Famil
     steps = 4 if bench.quick else STAGE_A_STEPS
     # No time budget: the figures must not depend on how busy the machine is.
     options = meta_options(bench, GraftOptions(steps=steps, time_budget_s=7200))
-    return meta_learned(bench, encoder, raw, options, rows=100 if bench.quick else SOURCE_ROWS)
+    return meta_learned(bench, encoder, raw, options, rows=80 if bench.quick else SOURCE_ROWS)
 
 
 def _train(bench: Bench, name: str) -> data.Examples[str]:
-    return data.sentiment(bench.data, name, "train", 150 if bench.quick else STAGE_A_ROWS)
+    return data.sentiment(bench.data, name, "train", 100 if bench.quick else STAGE_A_ROWS)
 
 
 def _seeds(bench: Bench) -> range:
@@ -92,7 +92,7 @@ def _target(
     graft = family.learner.graft
     texts = _train(bench, name).first(SUPPORT_ROWS)
     pool = both(bench, encoder, graft, texts)
-    test_texts = data.sentiment(bench.data, name, "test", 60 if bench.quick else None)
+    test_texts = data.sentiment(bench.data, name, "test", 50 if bench.quick else None)
     test = both(bench, encoder, graft, test_texts)
     for shots in SHOTS:
         for seed in _seeds(bench):

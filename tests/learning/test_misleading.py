@@ -15,7 +15,7 @@ from learning.featurisers import Centring
 from learning.guard import MISLEADING
 from learning.misleading import misleading_probability, posterior
 from learning.types import Domain, LabelledSet
-from tests.learning.problems import blobs, slopes, sources
+from tests.learning.problems import blobs, run, slopes, sources
 
 
 def context(domains: Sequence[Domain], target: LabelledSet) -> TransferContext | None:
@@ -84,3 +84,11 @@ def test_the_posterior_is_the_prior_where_guessing_explains_the_rows_as_well() -
     assert posterior(1e9) == pytest.approx(0.0, abs=1e-12)
     assert posterior(-1e9) == 1.0
     assert not math.isnan(posterior(-math.inf))
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_the_report_warns_of_sources_that_seem_to_mislead(honest: bool) -> None:
+    made = sources() if honest else [flipped(domain) for domain in sources()]
+    found = run("auto", blobs(50, 8), using=made).report
+    assert ("misleading_sources" in {warning["code"] for warning in found["warnings"]}) != honest
+    assert honest or found["strategy"] == "target_only"
