@@ -133,10 +133,11 @@ def _score(answers: HeldOut, support: LabelledSet, *, knows_classes: bool) -> Sc
 def _prior(candidate: Candidate, support: LabelledSet, card: Mapping[str, Any] | None, misled: float | None) -> Prior:
     """What the card expects of it, and how far the sources are to be doubted.
 
-    A meta-learner of other classes may be of another matter too, and no label tells. Class names that stand in for the
-    labels are judged by the target's rows alone.
+    Sources that one candidate gains from are a promise to all. A meta-learner of other classes may be of another matter
+    too, and no label tells. Class names that stand in for the labels are judged by the target's rows alone.
     """
-    prior = card_prior(card, candidate.name, support.shots)
+    by_name = {name: card_prior(card, name, support.shots) for name in _TRANSFER}
+    prior = replace(by_name[candidate.name], promised=any(prior.promised for prior in by_name.values()))
     if misled is None and prior.promised and support.classes and not isinstance(candidate, Named):
         misled = MISLEADING
     return replace(prior, misled=misled)

@@ -25,7 +25,7 @@ SOURCES = ("books", "dvd", "electronics", "imdb")
 TARGET = "toys_games"
 SHOTS = 8
 SOURCE_ROWS = 200
-TEST_ROWS = 200
+TEST_ROWS = 100
 #: How good the graft becomes does not matter for the time; that there is one does.
 GRAFT_STEPS = 20
 JOB_SECONDS = 1200
@@ -36,7 +36,7 @@ Seconds = dict[str, list[float]]
 
 
 def run(bench: Bench) -> SuiteResult:
-    repeats = 2 if bench.quick else 10
+    repeats = 2 if bench.quick else 6
     pool = data.sentiment(bench.data, TARGET, "train")
     labels_N = torch.tensor([pool.classes.index(label) for label in pool.labels])
     order = {label: (labels_N == i).nonzero()[:, 0] for i, label in enumerate(pool.classes)}
@@ -107,7 +107,7 @@ def _setfit(bench: Bench, support: Callable[[int], Examples[str]]) -> tuple[Seco
     encoder = load_minilm()
     test = _test(bench)
     torch.set_num_threads(bench.threads)
-    forms = {ONCE: (None, 1)} if bench.quick else {PAPER: (ROUNDS, 1), ONCE: (None, 3)}
+    forms = {ONCE: (None, 1)} if bench.quick else {PAPER: (ROUNDS, 1), ONCE: (None, 2)}
     seconds: Seconds = {name: [] for name in forms}
     hits: Seconds = {name: [] for name in forms}
     for name, (rounds, trainings) in forms.items():
@@ -122,7 +122,7 @@ def _setfit(bench: Bench, support: Callable[[int], Examples[str]]) -> tuple[Seco
 
 
 def _test(bench: Bench) -> Examples[str]:
-    return data.sentiment(bench.data, TARGET, "test", TEST_ROWS // 5 if bench.quick else TEST_ROWS)
+    return data.sentiment(bench.data, TARGET, "test", TEST_ROWS // 3 if bench.quick else TEST_ROWS)
 
 
 def _share_right(predicted: list[str], test: Examples[str]) -> float:

@@ -17,6 +17,7 @@ from learning.transfer_candidates import make_candidate
 from learning.types import Features, labelled_set
 from tests.learning.problems import blobs, sources
 
+NAMES = ("target_only", "metric", "init")
 SUPPORT = labelled_set(Features(matrix_NF=torch.zeros(20, 1)), ["a", "b"] * 10, "classification")
 
 
@@ -51,11 +52,27 @@ def test_all_candidates_transfer_from_the_same_sources(classes: tuple[str, ...],
     support = blobs(50, 4, classes=classes)
     generator = torch.Generator().manual_seed(0)
     context = make_context(sources(), Centring(), AutoOptions(), None, generator, target=support.inputs)
-    names = ("target_only", "metric", "init")
+
     candidates = {
-        name: make_candidate(name, AutoOptions(), featuriser=Centring(), context=context, seed=0) for name in names
+        name: make_candidate(name, AutoOptions(), featuriser=Centring(), context=context, seed=0) for name in NAMES
     }
     contest = hold_contest(candidates, support, torch.arange(12) % 4, context, None, lambda _done, _phase: None)
     expected = misleading_probability(context, support)
     assert (expected is not None) == told
     assert {prior.misled for prior in contest.priors.values()} == {expected}
+
+
+def test_what_one_candidate_gains_from_the_sources_is_a_promise_to_all() -> None:
+    def told(half: float) -> dict[str, object]:
+        return {"gain": {"value": 0.06, "interval": [0.06 - half, 0.06 + half], "deviation": 0.1}}
+
+    def promised(metric: float, init: float) -> set[bool]:
+        episode = {"shots": 10, "metric": told(metric), "init": told(init)}
+        card = {"meta_trained": False, "episodes": [episode]}
+        options = TargetOnlyOptions()
+        candidates = {name: TargetOnly(featuriser=Centring(), options=options, name=name) for name in NAMES}
+        contest = hold_contest(candidates, SUPPORT, torch.arange(20) % 2, None, card, lambda _done, _phase: None)
+        return {prior.promised for prior in contest.priors.values()}
+
+    assert promised(0.03, 0.05) == {True}
+    assert promised(0.05, 0.05) == {False}
