@@ -19,7 +19,7 @@ def expectation(
     options: StrategyOptions, context: TransferContext | None, support: LabelledSet, meta_learner: MetaLearner | None,
     seed: int,
 ) -> Mapping[str, Any] | None:  # fmt: skip
-    """The meta-learner's card, or that of the job's own sources: where there is no other, or where theirs refutes it.
+    """The meta-learner's card, or that of the job's own sources where there is no other or theirs refutes it.
 
     A meta-learner promises what honest sources like its own gave. Those of a job may be mislabelled or of another
     matter, and then are of less use to each other too.
@@ -28,8 +28,7 @@ def expectation(
     found = _of_sources(options, context, support, seed)
     if promised is None or found is None:
         return promised if found is None else found
-    refuted = any(_refutes(found, promised, name, support.shots) for name in _STRATEGIES)
-    return found if refuted else promised
+    return found if _refutes(found, promised, support.shots) else promised
 
 
 def expected_gain(card: Mapping[str, Any] | None, support: LabelledSet) -> dict[str, Any] | None:
@@ -54,7 +53,13 @@ def _of_sources(
     )  # fmt: skip
 
 
-def _refutes(found: Mapping[str, Any], promised: Mapping[str, Any], name: str, shots: float) -> bool:
-    """Whether the whole interval of the gain lies below the promised one's."""
-    low, high = (card_prior(card, name, shots) for card in (found, promised))
-    return low.mean + _BOUND * (low.error or 0.0) < high.mean - _BOUND * (high.error or 0.0)
+def _refutes(found: Mapping[str, Any], promised: Mapping[str, Any], shots: float) -> bool:
+    """Whether the sources promise nothing, and of some learner the whole interval of the gain is below the promised.
+
+    Sources that promise anything are no reason to doubt: read under a meta-learner's graft, as they are, not
+    transferring is better than the card knows it, and every gain smaller.
+    """
+    pairs = [tuple(card_prior(card, name, shots) for card in (found, promised)) for name in _STRATEGIES]
+    if any(own.promised for own, _ in pairs):
+        return False
+    return any(own.mean + _BOUND * (own.error or 0.0) < told.mean - _BOUND * (told.error or 0.0) for own, told in pairs)

@@ -11,6 +11,8 @@ from torch import Tensor
 EVIDENCE = 0.3
 #: Nats, per root of the number of rows, by which one domain is ahead of its equal now and then.
 CHANCE = 0.5
+#: Share of rows of which no head knows anything: a confident head that misses one of two has not failed.
+ODD_ROWS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +82,8 @@ def explained_nats(task: TransferTask) -> Tensor:
     Below zero where every domain says the opposite of the labels; -inf where none may speak. A domain is asked about
     the rows of classes that its head knows.
     """
-    nats_EDS = _log_likelihoods(task, domain_outputs(task, task.support_ESF)) + math.log(max(task.n_way, 2))
+    probs_EDS = _log_likelihoods(task, domain_outputs(task, task.support_ESF)).exp()
+    nats_EDS = torch.log((1 - ODD_ROWS) * probs_EDS * task.n_way + ODD_ROWS)
     knows_EDT = task.prior_EDTF.any(-1).to(nats_EDS)
     asked_EDS = torch.einsum("edt,est->eds", knows_EDT, task.support_targets_EST)
     return (nats_EDS * asked_EDS).sum(-1).masked_fill(task.known_ED == 0, -torch.inf).amax(1)

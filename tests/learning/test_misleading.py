@@ -12,8 +12,9 @@ from torch import Tensor
 from learning.config import AutoOptions
 from learning.context import TransferContext, make_context
 from learning.featurisers import Centring
-from learning.guard import MISLEADING
+from learning.guard import DOUBT, MISLEADING
 from learning.misleading import misleading_probability, posterior
+from learning.task import TransferTask, explained_nats
 from learning.types import Domain, LabelledSet
 from tests.learning.problems import blobs, run, slopes, sources
 
@@ -92,3 +93,25 @@ def test_the_report_warns_of_sources_that_seem_to_mislead(honest: bool) -> None:
     found = run("auto", blobs(50, 8), using=made).report
     assert ("misleading_sources" in {warning["code"] for warning in found["warnings"]}) != honest
     assert honest or found["strategy"] == "target_only"
+
+
+@pytest.mark.parametrize(("missed", "doubted"), [(0, False), (1, False), (2, True)])
+def test_one_confident_miss_of_two_rows_is_no_doubt_yet(missed: int, doubted: bool) -> None:
+    """An honest head of accuracy .8 misses one of two rows every third time."""
+    rows_S = torch.tensor([1.0, -1.0])
+    right_S = torch.tensor([0, 1])
+    labels_S = torch.where(torch.arange(2) < missed, 1 - right_S, right_S)
+    nothing = torch.zeros(1, 0, dtype=torch.float64)
+    task = TransferTask(
+        support_ESF=rows_S.double()[None, :, None],
+        support_targets_EST=torch.nn.functional.one_hot(labels_S, 2).double()[None],
+        source_EMF=nothing[..., None],
+        source_targets_EMT=torch.zeros(1, 0, 2, dtype=torch.float64),
+        source_usable_EM=nothing,
+        source_domain_EM=nothing.long(),
+        prior_EDTF=torch.tensor([3.0, -3.0], dtype=torch.float64)[None, None, :, None],
+        prior_bias_EDT=torch.zeros(1, 1, 2, dtype=torch.float64),
+        known_ED=torch.ones(1, 1, dtype=torch.float64),
+        classification=True,
+    )
+    assert (posterior(float(explained_nats(task))) > DOUBT) == doubted
