@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo serve test bench-learning check lint clean
+.PHONY: install demo serve test bench-learning chaos check lint clean
 
 install: $(STAMP)
 
@@ -30,6 +30,10 @@ test: install
 # Needs the development data beside the checkout, or DATA=folder. QUICK=1: the short form; SUITES="pacs heart": only these.
 bench-learning: install
 	$(BIN)/python -m benchmarks.learning $(SUITES) $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA))
+
+# Kills, frozen processes and failing disks while jobs run. QUICK=1: the short form; SCENARIOS="kills cancel": only these.
+chaos: install
+	$(BIN)/python -m benchmarks.chaos $(SCENARIOS) $(if $(QUICK),--short)
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,0 +1,114 @@
+"""Faults in every part of the service while it works, and what must hold afterwards.
+
+`python -m benchmarks.chaos` runs every scenario on SQLite and on PostgreSQL and prints what was required and reached.
+"""
+
+import argparse
+import sys
+
+from benchmarks.chaos import failpoints, kills, races, servers
+from benchmarks.chaos.faults import FAULTS, PLACES
+from benchmarks.chaos.figures import Figure, table
+
+JOBS, KILLS = 250, 250
+SHORT_JOBS, SHORT_KILLS = 20, 12
+SUBMISSIONS = 50
+
+
+def random_kills(kind: str, *, short: bool) -> list[Figure]:
+    jobs, wanted = (SHORT_JOBS, SHORT_KILLS) if short else (JOBS, KILLS)
+    ledger, fleet, seconds = kills.run(kind, jobs=jobs, kills=wanted)
+    told = f"{jobs} jobs on {kind}, {seconds:.0f} s"
+    return [
+        Figure(f"{told}: workers killed", f"at least {wanted}", fleet.kills, fleet.kills >= wanted),
+        Figure(f"{told}: workers frozen past their lease", "at least 1", fleet.freezes, fleet.freezes > 0),
+        Figure(f"{told}: jobs lost", "0", ledger.lost, ledger.lost == 0),
+        Figure(f"{told}: jobs with two versions", "0", ledger.duplicated, ledger.duplicated == 0),
+        Figure(f"{told}: gaps in version numbers", "0", ledger.gaps, ledger.gaps == 0),
+        Figure(f"{told}: events after a terminal one, or missing", "0", ledger.after_the_end + ledger.event_gaps,
+               ledger.after_the_end + ledger.event_gaps == 0),
+    ]  # fmt: skip
+
+
+def without_fences(kind: str, *, short: bool) -> list[Figure]:
+    jobs, wanted = (SHORT_JOBS, SHORT_KILLS) if short else (JOBS, KILLS)
+    ledger, _, seconds = kills.run(kind, jobs=jobs, kills=wanted, fenced=False)
+    told = f"{jobs} jobs on {kind} without fences, {seconds:.0f} s: violations"
+    return [Figure(told, "at least 1", ledger.violations, ledger.violations > 0)]
+
+
+def faults_at_places(kind: str, *, short: bool) -> list[Figure]:
+    places = list(PLACES)[::4] if short else list(PLACES)
+    cases, ledger, seconds = failpoints.run(kind, places)
+    for case in cases:
+        if not case.is_right:
+            print(f"wrong: {case}")
+    right = sum(case.is_right for case in cases)
+    told = f"{len(places)} places x {len(FAULTS)} faults on {kind}, {seconds:.0f} s"
+    return [
+        Figure(f"{told}: struck, and the job reached its right end", str(len(cases)), right, right == len(cases)),
+        Figure(f"{told}: violations", "0", ledger.violations, ledger.violations == 0),
+    ]
+
+
+def cancel_races(kind: str, *, short: bool) -> list[Figure]:
+    pairs = 20 if short else 500
+    race = races.cancelling(kind, pairs)
+    told = f"{pairs} jobs cancelled around their end on {kind}, {race.seconds:.0f} s"
+    ended = race.states["succeeded"] + race.states["cancelled"]
+    wrong = race.ledger.inconsistent
+    return [
+        Figure(f"{told}: succeeded or cancelled", str(pairs), ended, ended == pairs),
+        Figure(f"{told}: ended twice, or a version too many or too few", "0", wrong, wrong == 0),
+        Figure(f"{told}: succeeded before the cancel", "at least 1", race.states["succeeded"],
+               race.states["succeeded"] > 0),
+        Figure(f"{told}: cancelled", "at least 1", race.states["cancelled"], race.states["cancelled"] > 0),
+    ]  # fmt: skip
+
+
+def one_key(kind: str, *, short: bool) -> list[Figure]:  # noqa: ARG001 - it takes a second
+    race = races.submitting_at_once(kind, SUBMISSIONS)
+    told = f"{SUBMISSIONS} submissions at once with one Idempotency-Key on {kind}: jobs"
+    return [Figure(told, "1", race.ledger.jobs, race.ledger.jobs == 1 and race.ledger.violations == 0)]
+
+
+def poison(kind: str, *, short: bool) -> list[Figure]:
+    others = 5 if short else 50
+    race = races.poisoning(kind, others)
+    told = f"a job that kills its workers among {others} others on {kind}, {race.seconds:.0f} s"
+    return [
+        Figure(f"{told}: ends as worker_crashed", "1", race.errors["worker_crashed"],
+               race.errors == {"worker_crashed": 1}),
+        Figure(f"{told}: others succeed", str(others), race.states["succeeded"], race.states["succeeded"] == others),
+    ]  # fmt: skip
+
+
+SCENARIOS = {
+    "idempotency": one_key,
+    "poison": poison,
+    "cancel": cancel_races,
+    "faults": faults_at_places,
+    "kills": random_kills,
+    "unfenced": without_fences,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__.splitlines()[0])
+    parser.add_argument("scenarios", nargs="*", metavar="NAME", help=f"of {', '.join(SCENARIOS)}; none: all")
+    parser.add_argument("--short", action="store_true", help="a tenth of the jobs and kills")
+    parser.add_argument("--database", choices=servers.DATABASES, action="append", help="only this one")
+    asked = parser.parse_args()
+    if unknown := sorted(set(asked.scenarios) - set(SCENARIOS)):
+        parser.error(f"unknown scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    figures = []
+    for name in asked.scenarios or SCENARIOS:
+        for kind in asked.database or servers.DATABASES:
+            figures += SCENARIOS[name](kind, short=asked.short)
+            print(f"{name} on {kind}: done", flush=True)
+    print(f"\n{table(figures)}")
+    return int(not all(figure.reached for figure in figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
