@@ -115,7 +115,7 @@ PEERS: dict[str, Scorer] = {
 
 def run(bench: Bench) -> SuiteResult:
     wards = {name: load(bench.data / "heart" / f"{name}.csv") for name in HOSPITALS}
-    seeds = range(3 if bench.quick else 20)
+    seeds = range(2 if bench.quick else 20)
     found: dict[tuple[str, int], dict[str, list[float]]] = {}
     for target in HOSPITALS:
         sources = [Domain(name=name, data=wards[name].labelled()) for name in HOSPITALS if name != target]

@@ -134,9 +134,7 @@ def score(
 
 def _pictures(scores: Scores, bench: Bench, encoder: Encoder, n_seeds: int) -> None:
     """Photos and paintings that call every class by the next one's name; cartoons are the target."""
-    *honest, target = (
-        Domain(name=name, data=encoded(bench, encoder, data.pacs(bench.data, name))) for name in data.PACS_DOMAINS
-    )
+    *honest, target = pacs.pictures(bench, encoder)
     known = knowledge(honest, {PICTURES: [rotated(domain) for domain in honest]}, encoder, meta_options(bench))
     for seed in range(n_seeds):
         pool, test = pacs.halves(target.data, seed)

@@ -70,7 +70,7 @@ def learned(bench: Bench, encoder: TextEncoder) -> Family:
     if bench.quick:
         groups = {name: data.drawn(examples, 100) for name, examples in groups.items()}
     graft = replace(GRAFT, steps=3) if bench.quick else GRAFT
-    return meta_learned(bench, encoder, groups, meta_options(bench, graft), rows=SOURCE_ROWS)
+    return meta_learned(bench, encoder, groups, meta_options(bench, graft), rows=100 if bench.quick else SOURCE_ROWS)
 
 
 def _support(
