@@ -183,6 +183,7 @@ class _Job:
             learner = replace(learner, graft=tuned.graft if tuned is not None else self.meta_learner.graft)
         warnings = report.usefulness_warnings(own.held_out, own.useful_S, support)
         refuse_useless(learner, warnings)
+        warnings += report.source_warnings(choice.contest.misled)
         self.progress(1.0, "fitted")
         told = report.make_report(
             chosen=choice.strategy, scored=scored, gains=choice.contest.gains, support=support, context=self.context,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learning.config import EpisodeOptions, MetaTrainOptions, Similarity
+from learning.config import TRANSFER, EpisodeOptions, MetaTrainOptions, Similarity
 from learning.episodes import EpisodeBatch, EpisodeSampler
 from learning.heads import LOGISTIC_REGULARISATION, with_bias
 from learning.initialisation import GeneratedInit, fine_tune, init_outputs
@@ -138,9 +138,7 @@ def make_card(
         baseline_NQ = scores.by_strategy["target_only"]
         baseline = {"score": float(baseline_NQ.mean()), "interval": interval95(baseline_NQ.mean(1).tolist())}
         entry = {"shots": scores.shots, "n_episodes": len(baseline_NQ), "target_only": baseline}
-        gains[scores.shots] = entry | {
-            name: _entry(scores.by_strategy[name], baseline_NQ) for name in ("metric", "init")
-        }
+        gains[scores.shots] = entry | {name: _entry(scores.by_strategy[name], baseline_NQ) for name in TRANSFER}
         progress((done + 1) / len(options.evaluation_shots))
     measure = "accuracy" if held_out.bank.classification else "explained_variance"
     return {"measure": measure, "held_out": description, "episodes": list(gains.values())}

@@ -15,6 +15,8 @@ Selection = Literal["soft", "top_k"]
 MAX_SOURCE_ROWS = 1_000
 
 CandidateName = Literal["target_only", "metric", "init"]
+#: The candidates that transfer.
+TRANSFER = ("metric", "init")
 
 _FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid"}
 

@@ -4,15 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from learning.card import card_of_sources
-from learning.config import AutoOptions, StrategyOptions
+from learning.config import TRANSFER, AutoOptions, StrategyOptions
 from learning.context import TransferContext
 from learning.guard import card_prior, is_meta_trained
 from learning.meta import MetaLearner
 from learning.types import LabelledSet
-
-_STRATEGIES = ("metric", "init")
-#: Of a 95 % interval, in standard errors.
-_BOUND = 1.96
 
 
 def expectation(
@@ -35,7 +31,7 @@ def expected_gain(card: Mapping[str, Any] | None, support: LabelledSet) -> dict[
     """For the report: the gain that `card` leads to expect of each transfer learner, and whose it is."""
     if card is None:
         return None
-    gains = {name: card_prior(card, name, support.shots).mean for name in _STRATEGIES}
+    gains = {name: card_prior(card, name, support.shots).mean for name in TRANSFER}
     return {"from": "meta_learner" if is_meta_trained(card) else "sources", **gains}
 
 
@@ -59,7 +55,7 @@ def _refutes(found: Mapping[str, Any], promised: Mapping[str, Any], shots: float
     Sources that promise anything are no reason to doubt: read under a meta-learner's graft, as they are, not
     transferring is better than the card knows it, and every gain smaller.
     """
-    pairs = [tuple(card_prior(card, name, shots) for card in (found, promised)) for name in _STRATEGIES]
+    pairs = [tuple(card_prior(card, name, shots) for card in (found, promised)) for name in TRANSFER]
     if any(own.promised for own, _ in pairs):
         return False
-    return any(own.mean + _BOUND * (own.error or 0.0) < told.mean - _BOUND * (told.error or 0.0) for own, told in pairs)
+    return any(own.interval[1] < told.interval[0] for own, told in pairs)

@@ -54,6 +54,12 @@ class Prior:
     promised: bool = False
     misled: float | None = None
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %, of the mean."""
+        half = 1.96 * (self.error or 0.0)
+        return self.mean - half, self.mean + half
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
@@ -111,7 +117,7 @@ def is_meta_trained(card: Mapping[str, Any]) -> bool:
 
 
 def _promises(prior: Prior) -> bool:
-    return prior.mean - 1.96 * (prior.error or 0.0) > LEAST_PROMISE
+    return prior.interval[0] > LEAST_PROMISE
 
 
 def _prior(entry: Mapping[str, Any]) -> Prior:

@@ -15,7 +15,6 @@ from learning.context import TransferContext
 from learning.folds import HeldOut
 from learning.guard import DOUBT, Gain
 from learning.metric import effective_sample_size
-from learning.misleading import misleading_probability
 from learning.sources import SourceBank
 from learning.support_head import support_targets
 from learning.transferability import MEASURE, SourceScore, rank_sources
@@ -201,6 +200,14 @@ def usefulness_warnings(answers: HeldOut, useful_S: Tensor, support: LabelledSet
     return []
 
 
+def source_warnings(misled: float | None) -> list[dict[str, Any]]:
+    """Whether the sources, which mislead with probability `misled`, are in doubt."""
+    if misled is None or misled < DOUBT:
+        return []
+    message = f"The sources' labels seem to mean something else here (probability {misled:.2f}): check them."
+    return [_warning("misleading_sources", message)]
+
+
 def data_warnings(support: LabelledSet, context: TransferContext | None) -> list[dict[str, Any]]:
     """What about the data itself should make a reader careful."""
     found = []
@@ -228,10 +235,6 @@ def data_warnings(support: LabelledSet, context: TransferContext | None) -> list
         if unread:
             message = f"No source has {', '.join(unread[:10])}: only target_only can use it."
             found.append(_warning("column_alignment", message))
-    doubt = misleading_probability(context, support)
-    if doubt is not None and doubt >= DOUBT:
-        message = f"The sources' labels seem to mean something else here (probability {doubt:.2f}): check them."
-        found.append(_warning("misleading_sources", message))
     if _label_case(context, support) == "disjoint":
         found.append(
             _warning("disjoint_labels", "Sources name under half of the target classes: they only shape the metric.")

@@ -14,6 +14,7 @@ from learning.blend import Blend, blend, score_blend
 from learning.calibration import held_out_temperature
 from learning.candidates import Candidate
 from learning.class_names import Named
+from learning.config import TRANSFER
 from learning.context import TransferContext
 from learning.folds import HeldOut, held_out
 from learning.guard import (
@@ -34,17 +35,22 @@ from learning.types import LabelledSet, Progress
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contest:
-    """Every candidate, its held-out answers, and of the transfer candidates the prior and the posterior of the gain."""
+    """Every candidate, its held-out answers, and of the transfer candidates the prior and the posterior of the gain.
+
+    `misled`: the probability that the sources mislead (`learning.misleading`).
+    """
 
     candidates: Mapping[str, Candidate]
     scored: Mapping[str, Scored]
     priors: Mapping[str, Prior]
     gains: Mapping[str, Gain]
+    misled: float | None = None
 
     def with_blend(self, blended: Blend, scored: Scored, prior: Prior, gain: Gain) -> "Contest":
         """The blend in the place of its leader."""
         name = blended.name
-        return Contest(
+        return replace(
+            self,
             candidates={**self.candidates, name: blended},
             scored={**self.scored, name: scored},
             priors={**self.priors, name: prior},
@@ -71,13 +77,10 @@ def hold_contest(
         scored[name] = _score(answers, support, knows_classes=name != "target_only" and _shares(context, support))
     misled = misleading_probability(context, support)
     priors = {
-        name: _prior(candidate, support, card, misled) for name, candidate in candidates.items() if name in _TRANSFER
+        name: _prior(candidate, support, card, misled) for name, candidate in candidates.items() if name in TRANSFER
     }
     gains = {name: _gain(scored[name], scored["target_only"], prior, support) for name, prior in priors.items()}
-    return Contest(candidates=candidates, scored=scored, priors=priors, gains=gains)
-
-
-_TRANSFER = ("metric", "init")
+    return Contest(candidates=candidates, scored=scored, priors=priors, gains=gains, misled=misled)
 
 
 def select(contest: Contest, support: LabelledSet, standard_errors: float) -> tuple[str, Contest]:
@@ -136,7 +139,7 @@ def _prior(candidate: Candidate, support: LabelledSet, card: Mapping[str, Any] |
     Sources that one candidate gains from are a promise to all. A meta-learner of other classes may be of another matter
     too, and no label tells. Class names that stand in for the labels are judged by the target's rows alone.
     """
-    by_name = {name: card_prior(card, name, support.shots) for name in _TRANSFER}
+    by_name = {name: card_prior(card, name, support.shots) for name in TRANSFER}
     prior = replace(by_name[candidate.name], promised=any(prior.promised for prior in by_name.values()))
     if misled is None and prior.promised and support.classes and not isinstance(candidate, Named):
         misled = MISLEADING
