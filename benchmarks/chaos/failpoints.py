@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.sharedctypes import Synchronized
-from pathlib import Path
 
 from sqlalchemy import select
 
@@ -17,13 +16,8 @@ from benchmarks.chaos.ledger import Ledger, audit, is_idle
 from benchmarks.chaos.submitting import Client, submitting
 
 END_SECONDS = 60.0
-
-
-def settings(folder: Path, url: str, broker_url: str) -> Settings:
-    return Settings(
-        data_dir=folder / "data", database_url=url, broker_url=broker_url, warm_up=False, log_level="ERROR",
-        lease_seconds=0.6, heartbeat_seconds=0.1, sweep_seconds=0.1, rehint_seconds=1.0, pool_size=2,
-    )  # fmt: skip
+#: A heartbeat has to come before a small job ends.
+HASTE = {"lease_seconds": 0.6, "heartbeat_seconds": 0.1, "sweep_seconds": 0.1}
 
 
 def armed_worker(settings: Settings, place: str, fault: str, struck: "Synchronized[int]") -> None:
@@ -131,7 +125,7 @@ def run(kind: str, places: list[str]) -> tuple[list[Case], Ledger, float]:
     """Every fault at each of `places`; the audit of all jobs together; seconds."""
     began = time.monotonic()
     with servers.scratch() as folder, servers.database(kind, folder) as url, servers.broker(folder) as broker_url:
-        asked = settings(folder, url, broker_url)
+        asked = servers.quick_settings(folder, url, broker_url, **HASTE)
         with submitting(asked) as client:
             trial = Trial(asked, client)
             cases = [trial.run(place, fault) for place in places for fault in faults.FAULTS]

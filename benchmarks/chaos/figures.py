@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.learning.tables import aligned
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -14,10 +16,5 @@ class Figure:
 
 def table(figures: Sequence[Figure]) -> str:
     """Markdown."""
-    rows = [("measure", "required", "this run", "reached")]
-    rows += [(f.text, f.required, f"{f.value:g}", "reached" if f.reached else "NOT reached") for f in figures]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    lines = [(f.text, f.required, f"{f.value:g}", "reached" if f.reached else "not reached") for f in figures]
+    return aligned(("measure", "required", "this run", "reached"), lines)

@@ -76,7 +76,7 @@ class Fleet:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["benchmarks.chaos.fleet", "worker.handlers.registry"])
         self._context = context
-        self._fill()
+        self.fill()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,7 +88,7 @@ class Fleet:
     def disturb(self, *, freeze: float, seconds: tuple[float, float]) -> None:
         """Kills a worker, or with probability `freeze` stops it for a time drawn from `seconds`."""
         self._thaw()
-        self._fill()
+        self.fill()
         awake = [worker for worker in self._workers if worker.pid not in self._frozen]
         if awake and self.draw.random() < freeze:
             worker = awake[self.draw.integers(len(awake))]
@@ -102,17 +102,13 @@ class Fleet:
         worker.kill()
         worker.join()
         self.kills += 1
-        self._fill()
+        self.fill()
 
     def calm(self) -> None:
         """Thaws and refills: nothing disturbs the rest."""
         self._frozen = dict.fromkeys(self._frozen, 0.0)
         self._thaw()
-        self._fill()
-
-    def keep(self) -> None:
-        """Replaces the workers that died by themselves."""
-        self._fill()
+        self.fill()
 
     def _thaw(self) -> None:
         for pid, until in list(self._frozen.items()):
@@ -121,7 +117,8 @@ class Fleet:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
 
-    def _fill(self) -> None:
+    def fill(self) -> None:
+        """Replaces the workers that died."""
         self._workers = [worker for worker in self._workers if worker.is_alive()]
         while len(self._workers) < self.size:
             worker = self._context.Process(target=work, args=(self.settings, self.fenced, self.poison), daemon=True)

@@ -13,7 +13,6 @@ from app.settings import Settings
 from app.tables import Job
 from benchmarks.chaos import servers
 from benchmarks.chaos.fleet import Fleet, until
-from benchmarks.chaos.kills import settings
 from benchmarks.chaos.ledger import Ledger, audit, is_idle
 from benchmarks.chaos.submitting import Client, submitting
 
@@ -70,7 +69,7 @@ def poisoning(kind: str, others: int) -> Race:
         with Fleet(settings=asked, size=WORKERS, poison=POISON) as fleet:
 
             def is_over() -> bool:
-                fleet.keep()
+                fleet.fill()
                 return is_idle(client.database)
 
             until(is_over, END_SECONDS)
@@ -81,7 +80,7 @@ def poisoning(kind: str, others: int) -> Race:
 def _run(kind: str, race: Callable[[Settings, Client], None], **changes: int) -> Race:
     began = time.monotonic()
     with servers.scratch() as folder, servers.database(kind, folder) as url, servers.broker(folder) as broker_url:
-        asked = settings(folder, url, broker_url, **changes)
+        asked = servers.quick_settings(folder, url, broker_url, **changes)
         with submitting(asked) as client:
             race(asked, client)
             with client.database.session(read_only=True) as session:

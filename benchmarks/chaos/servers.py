@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
@@ -16,6 +17,17 @@ from app.migrate import upgrade
 from app.settings import Settings
 
 DATABASES = ("sqlite", "postgresql")
+LEASE_SECONDS = 1.0
+
+
+def quick_settings(folder: Path, url: str, broker_url: str, **changes: Any) -> Settings:
+    """Timings in which a lost lease shows after a second."""
+    timings: dict[str, Any] = {
+        "lease_seconds": LEASE_SECONDS, "heartbeat_seconds": 0.3, "sweep_seconds": 0.2, "rehint_seconds": 1.0,
+        "cancel_grace_seconds": 2.0, "pool_size": 2,
+    }  # fmt: skip
+    where: dict[str, Any] = {"data_dir": folder / "data", "database_url": url, "broker_url": broker_url}
+    return Settings(**where | timings | changes, warm_up=False, log_level="ERROR")
 
 
 @contextmanager
