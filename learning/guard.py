@@ -165,8 +165,8 @@ def paired_gain(
     With no comparable row the card's expectation stands, less the probability that the sources mislead.
     `worse_than_chance`: the candidate answers the held-out rows worse than guessing. That speaks against it where
     `prior.misled` does not tell how far to trust the sources. `fewer_hits`: whether it gets fewer comparable rows right
-    than target_only. Where it does not, as a card promised, and its sources explain the rows, scores alone do not speak
-    against it: of ten rows they mostly tell who is surer of the answers.
+    than target_only. Where it does not, as a card promised, and the rows have halved the suspicion of the sources,
+    scores alone do not speak against it: of ten rows they mostly tell who is surer of the answers.
     """
     difference_S = candidate_S - baseline_S
     n_rows = len(difference_S)

@@ -20,25 +20,35 @@ class Client:
 
     def __init__(self, http: Any, database: Database) -> None:
         self.http, self.database = http, database
-        self._table = self._upload("toy", _csv())
-        self._texts = self._upload("reviews", _reviews())
+        self._uploads = 0
+        self._table = self._fresh(texts=False)
 
     def submit(self, jobs: int, *, texts: bool = False) -> None:
-        """Models take turns, so that jobs compete for the next number of each."""
+        """Models take turns, so that jobs compete for the next number of each.
+
+        Every job has data of its own: of what was seen before, features and artifacts are not written again.
+        """
+        name = "texts" if texts else "model"
         for number in range(jobs):
-            self._answer(self.http.post("/v1/jobs", json=self._body(number % MODELS, texts=texts)))
+            body = self._body(f"{name}-{number % MODELS}", self._fresh(texts=texts))
+            self._answer(self.http.post("/v1/jobs", json=body))
 
     def try_to_submit(self, model: str = "model-0", key: str = "") -> Any:
         headers = {"Idempotency-Key": key} if key else {}
-        return self.http.post("/v1/jobs", json=self._body(0, texts=False) | {"model": model}, headers=headers)
+        return self.http.post("/v1/jobs", json=self._body(model, self._table), headers=headers)
 
     def cancel(self, job_id: str) -> int:
         """The status of the answer."""
         return int(self.http.post(f"/v1/jobs/{job_id}/cancel").status_code)
 
-    def _body(self, model: int, *, texts: bool) -> dict[str, str]:
-        dataset, name = (self._texts, "texts") if texts else (self._table, "model")
-        return {"kind": "adapt", "dataset": dataset, "model": f"{name}-{model}", "strategy": "target_only"}
+    @staticmethod
+    def _body(model: str, dataset: str) -> dict[str, str]:
+        return {"kind": "adapt", "dataset": dataset, "model": model, "strategy": "target_only"}
+
+    def _fresh(self, *, texts: bool) -> str:
+        """The id of a dataset that was never uploaded before."""
+        self._uploads += 1
+        return self._upload("data", _reviews(self._uploads) if texts else _csv(self._uploads))
 
     def _upload(self, name: str, data: bytes) -> str:
         files = {"file": (f"{name}.csv", data)}
@@ -59,15 +69,16 @@ def submitting(settings: Settings) -> Iterator[Client]:
         yield Client(http, app.state.services.database)
 
 
-def _csv() -> bytes:
+def _csv(seed: int) -> bytes:
     """A table of two numbers and a label that they tell apart."""
-    numbers = np.random.default_rng(0).normal(size=(ROWS, 2))
+    numbers = np.random.default_rng(seed).normal(size=(ROWS, 2))
     rows = [f"{x + 3 * (i % 2):.4f},{y:.4f},{'ab'[i % 2]}" for i, (x, y) in enumerate(numbers)]
     return "\n".join(["x,y,label", *rows]).encode()
 
 
-def _reviews() -> bytes:
+def _reviews(number: int) -> bytes:
     """Eight texts that tell good from bad."""
     praise = ("lovely", "a great buy", "works very well", "I would buy it again")
     blame = ("awful", "a waste of money", "broke after a day", "I sent it back")
-    return "\n".join(["text,label", *(f"{x},good" for x in praise), *(f"{x},bad" for x in blame)]).encode()
+    rows = [f"{text} {number},{label}" for label, texts in (("good", praise), ("bad", blame)) for text in texts]
+    return "\n".join(["text,label", *rows]).encode()
