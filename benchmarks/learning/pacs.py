@@ -26,8 +26,8 @@ from learning.sources import build_bank
 from learning.types import Domain, LabelledSet
 
 SHOTS = (1, 5)
-#: Of each class.
-QUICK_PICTURES = 20
+#: Pictures of each class, and steps of ProtoNet, in the short form.
+QUICK_PICTURES, QUICK_STEPS = 20, 30
 STRATEGIES = ("target_only", "metric", "init", "auto")
 BASELINES: dict[str, Baseline] = {
     "logistic regression (scikit-learn)": target_only,
@@ -49,7 +49,7 @@ def run(bench: Bench) -> SuiteResult:
     for target in domains:
         sources = [domain for domain in domains if domain is not target]
         learner = learn(sources, encoder, meta_options(bench))
-        baselines = BASELINES | {"ProtoNet": _protonet(sources)}
+        baselines = BASELINES | {"ProtoNet": _protonet(sources, QUICK_STEPS if bench.quick else protonet.STEPS)}
         for seed in seeds:
             pool, test = halves(target.data, seed)
             for shots in SHOTS:
@@ -97,12 +97,12 @@ def _methods(
     return found
 
 
-def _protonet(sources: Sequence[Domain]) -> Baseline:
+def _protonet(sources: Sequence[Domain], steps: int) -> Baseline:
     """Meta-trained on the sources' own features: it brings its own scaling."""
     every = torch.cat([rows(source.data) for source in sources])
     plain = FittedCentring(mean_F=torch.zeros(every.shape[1]), directions_KF=torch.zeros(0, every.shape[1]), scale=1.0)
     bank = build_bank(sources, plain, max_rows=len(every), generator=torch.Generator().manual_seed(0))
-    return protonet.train(bank, seed=0)
+    return protonet.train(bank, seed=0, steps=steps)
 
 
 def _result(scores: Scores, n_seeds: int) -> SuiteResult:

@@ -17,11 +17,21 @@ def target_only(problem: Problem, query_QF: Tensor) -> Tensor:
     return fit_predict(problem.support_SF, problem.support_labels_S, query_QF, problem.n_classes)
 
 
+def classifier(*, warm_start: bool = False) -> LogisticRegression:
+    """Not yet fitted. With `warm_start` every fit begins where the one before ended: the same optimum, sooner."""
+    return LogisticRegression(C=INVERSE_REGULARISATION, max_iter=1000, warm_start=warm_start)
+
+
 def fit_predict(
-    rows_NF: Tensor, labels_N: Tensor, query_QF: Tensor, n_classes: int, weights_N: Tensor | None = None
+    rows_NF: Tensor,
+    labels_N: Tensor,
+    query_QF: Tensor,
+    n_classes: int,
+    weights_N: Tensor | None = None,
+    model: LogisticRegression | None = None,
 ) -> Tensor:
     """(Q, C) probabilities of a weighted logistic regression; 0 for classes without a row."""
-    model = LogisticRegression(C=INVERSE_REGULARISATION, max_iter=1000)
+    model = model or classifier()
     model.fit(rows_NF.double().numpy(), labels_N.numpy(), None if weights_N is None else weights_N.double().numpy())
     probs_QC = np.zeros((len(query_QF), n_classes))
     probs_QC[:, model.classes_] = model.predict_proba(query_QF.double().numpy())

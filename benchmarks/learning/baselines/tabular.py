@@ -16,7 +16,7 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.linear_model import LogisticRegressionCV, RidgeCV
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -43,8 +43,8 @@ def linear(rows_NF: Matrix, labels_N: Labels) -> Any:
     """Logistic regression or ridge on standardised columns, the strength by cross-validation (ridge: leave-one-out)."""
     if labels_N.dtype.kind == "f":
         return make_pipeline(_imputer(), StandardScaler(), RidgeCV(RIDGE_GRID)).fit(rows_NF, labels_N)
-    model = make_pipeline(_imputer(), StandardScaler(), LogisticRegression(max_iter=1000))
-    return _searched(model, {"logisticregression__C": LOGISTIC_GRID}, rows_NF, labels_N)
+    chosen = LogisticRegressionCV(Cs=LOGISTIC_GRID, cv=_folds(labels_N), max_iter=1000)
+    return _quietly(make_pipeline(_imputer(), StandardScaler(), chosen), rows_NF, labels_N)
 
 
 def neighbours(rows_NF: Matrix, labels_N: Labels) -> Any:
@@ -52,7 +52,8 @@ def neighbours(rows_NF: Matrix, labels_N: Labels) -> Any:
     kind = KNeighborsRegressor if labels_N.dtype.kind == "f" else KNeighborsClassifier
     model = make_pipeline(_imputer(), StandardScaler(), kind())
     possible = [k for k in NEIGHBOURS if k <= len(labels_N) // 2]
-    return _searched(model, {f"{model.steps[-1][0]}__n_neighbors": possible}, rows_NF, labels_N)
+    searched = GridSearchCV(model, {f"{model.steps[-1][0]}__n_neighbors": possible}, cv=_folds(labels_N))
+    return _quietly(searched, rows_NF, labels_N)
 
 
 def forest(rows_NF: Matrix, labels_N: Labels) -> Any:
@@ -79,8 +80,9 @@ def _imputer() -> SimpleImputer:
     return SimpleImputer(strategy="median", keep_empty_features=True)
 
 
-def _searched(model: Any, grid: dict[str, Any], rows_NF: Matrix, labels_N: Labels) -> Any:
+def _quietly(model: Any, rows_NF: Matrix, labels_N: Labels) -> Any:
+    """The fitted model."""
     with warnings.catch_warnings():
         # A class of one row is missing from some fold, and a fold may hold a single class: both are as they should be.
         warnings.simplefilter("ignore")
-        return GridSearchCV(model, grid, cv=_folds(labels_N)).fit(rows_NF, labels_N)
+        return model.fit(rows_NF, labels_N)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.learning.baselines.logistic import fit_predict
+from benchmarks.learning.baselines.logistic import classifier, fit_predict
 from benchmarks.learning.baselines.problem import Problem
 
 ROUNDS = 20
@@ -31,11 +31,12 @@ def tradaboost(problem: Problem, query_QF: Tensor) -> Tensor:
         [torch.full((n_support,), 1 / n_support).double(), torch.full((n_source,), 1 / max(n_source, 1)).double()]
     )
     shrink = 1 / (1 + math.sqrt(2 * math.log(max(n_source, 2)) / ROUNDS))
+    learner = classifier(warm_start=True)  # a round changes the weights, not the problem
     votes, answers_QC = [], torch.zeros(0)
     for _ in range(ROUNDS):
         # Mean 1, so that the regularisation means the same in every round.
         weights_N = weights_N / weights_N.mean()
-        answers_N = fit_predict(rows_NF, labels_N, both_NF, problem.n_classes, weights_N).argmax(1)
+        answers_N = fit_predict(rows_NF, labels_N, both_NF, problem.n_classes, weights_N, learner).argmax(1)
         answers_QC = F.one_hot(answers_N[len(rows_NF) :], problem.n_classes).double()
         wrong_N = (answers_N[: len(rows_NF)] != labels_N).double()
         error = float(weights_N[:n_support] @ wrong_N[:n_support] / weights_N[:n_support].sum())
