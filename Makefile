@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo serve test bench-learning chaos check lint clean
+.PHONY: install demo serve test bench-learning chaos fuzz check lint clean
 
 install: $(STAMP)
 
@@ -34,6 +34,10 @@ bench-learning: install
 # Kills, frozen processes and failing disks while jobs run. QUICK=1: the short form; SCENARIOS="kills cancel": only these.
 chaos: install
 	$(BIN)/python -m benchmarks.chaos $(SCENARIOS) $(if $(QUICK),--short)
+
+# Hostile files, requests and clients. QUICK=1: the short form; SCENARIOS="attacks schema": only these.
+fuzz: install
+	$(BIN)/python -m benchmarks.fuzz $(SCENARIOS) $(if $(QUICK),--short)
 
 lint: install
 	$(BIN)/ruff check .

@@ -3,12 +3,12 @@
 `python -m benchmarks.chaos` runs every scenario on SQLite and on PostgreSQL and prints what was required and reached.
 """
 
-import argparse
 import sys
 
-from benchmarks.chaos import failpoints, kills, races, servers
+from benchmarks import scenarios
+from benchmarks.chaos import failpoints, kills, races
 from benchmarks.chaos.faults import FAULTS, PLACES
-from benchmarks.chaos.figures import Figure, table
+from benchmarks.figures import Figure
 
 JOBS, KILLS = 250, 250
 SHORT_JOBS, SHORT_KILLS = 20, 12
@@ -83,7 +83,7 @@ def poison(kind: str, *, short: bool) -> list[Figure]:
     ]  # fmt: skip
 
 
-SCENARIOS = {
+SCENARIOS: dict[str, scenarios.Scenario] = {
     "idempotency": one_key,
     "poison": poison,
     "cancel": cancel_races,
@@ -96,23 +96,5 @@ SCENARIOS = {
 LONG_ONLY = {"unfenced"}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__.splitlines()[0])
-    parser.add_argument("scenarios", nargs="*", metavar="NAME", help=f"of {', '.join(SCENARIOS)}; none: all")
-    parser.add_argument("--short", action="store_true", help="a tenth of the jobs and kills")
-    parser.add_argument("--database", choices=servers.DATABASES, action="append", help="only this one")
-    asked = parser.parse_args()
-    if unknown := sorted(set(asked.scenarios) - set(SCENARIOS)):
-        parser.error(f"unknown scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
-    figures = []
-    everything = [name for name in SCENARIOS if not (asked.short and name in LONG_ONLY)]
-    for name in asked.scenarios or everything:
-        for kind in asked.database or servers.DATABASES:
-            figures += SCENARIOS[name](kind, short=asked.short)
-            print(f"{name} on {kind}: done", flush=True)
-    print(f"\n{table(figures)}")
-    return int(not all(figure.reached for figure in figures))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(scenarios.command("python -m benchmarks.chaos", __doc__.splitlines()[0], SCENARIOS, long_only=LONG_ONLY))

@@ -11,9 +11,11 @@ from sqlalchemy import select
 
 from app.settings import Settings
 from app.tables import Job
-from benchmarks.chaos import faults, fleet, servers
+from benchmarks import servers
+from benchmarks.chaos import faults, fleet
 from benchmarks.chaos.ledger import Ledger, audit, is_idle
 from benchmarks.chaos.submitting import Client, submitting
+from benchmarks.processes import until
 
 END_SECONDS = 60.0
 #: A heartbeat has to come before a small job ends.
@@ -73,7 +75,7 @@ class Trial:
             if where.by == "sweeper":
                 self._lose_it()
             worker = self._start(armed_worker, place, fault, struck)
-            fleet.until(lambda: not worker.is_alive() or self._is_over(struck), END_SECONDS)
+            until(lambda: not worker.is_alive() or self._is_over(struck), END_SECONDS)
             if worker.is_alive():
                 worker.kill()
             worker.join()
@@ -101,7 +103,7 @@ class Trial:
         if self._is_idle():
             return
         worker = self._start(fleet.work)
-        fleet.until(self._is_idle, END_SECONDS)
+        until(self._is_idle, END_SECONDS)
         worker.kill()
         worker.join()
 

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 
@@ -124,13 +123,3 @@ class Fleet:
             worker = self._context.Process(target=work, args=(self.settings, self.fenced, self.poison), daemon=True)
             worker.start()
             self._workers.append(worker)
-
-
-def until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether `condition` came true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(PAUSE_SECONDS)
-    return True

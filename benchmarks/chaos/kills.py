@@ -2,10 +2,11 @@
 
 import time
 
-from benchmarks.chaos import servers
-from benchmarks.chaos.fleet import Fleet, until
+from benchmarks import servers
+from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.ledger import Ledger, audit, is_idle
 from benchmarks.chaos.submitting import submitting
+from benchmarks.processes import until
 
 WORKERS = 4
 PAUSE_SECONDS = 0.35

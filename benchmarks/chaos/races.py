@@ -11,10 +11,11 @@ from sqlalchemy import select
 
 from app.settings import Settings
 from app.tables import Job
-from benchmarks.chaos import servers
-from benchmarks.chaos.fleet import Fleet, until
+from benchmarks import servers
+from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.ledger import Ledger, audit, is_idle
 from benchmarks.chaos.submitting import Client, submitting
+from benchmarks.processes import until
 
 WORKERS = 2
 END_SECONDS = 120.0

@@ -2,10 +2,6 @@
 
 import csv
 import io
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
+from benchmarks import processes
 from benchmarks.learning.data import Examples
 
-ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS, STOP_SECONDS = 120, 60
 #: Finer than the figures that are reported.
 POLL_SECONDS = 0.01
 
@@ -67,55 +61,9 @@ class Service:
 @contextmanager
 def running_service(folder: Path, *, threads: int) -> Iterator[Service]:
     """A service whose data and log lie in `folder`; it is stopped when the block ends, however it ends."""
-    port = _free_port()
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("METAGRAFT_")}
-    settings = {
-        "METAGRAFT_DATA_DIR": str(folder / "data"),
-        "METAGRAFT_HOST": "127.0.0.1",
-        "METAGRAFT_PORT": str(port),
-        "METAGRAFT_TORCH_THREADS": str(threads),
-    }
-    with (folder / "service.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "serve"],
-            cwd=ROOT, env=inherited | settings, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as http:
-            _wait_until_ready(process, http, folder / "service.log")
-            yield Service(http)
-    finally:
-        _stop(process)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], http: httpx.Client, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if http.get("/readyz").is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise RuntimeError(f"the service did not start; its log ends:\n{log.read_text(errors='replace')[-2000:]}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and then an end to whatever of its family is left."""
-    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    _, left = psutil.wait_procs(family, timeout=5)
-    for straggler in left:
-        straggler.kill()
+    settings = {"data_dir": folder / "data", "torch_threads": threads}
+    with (
+        processes.running(["serve"], folder, **settings) as api,
+        httpx.Client(base_url=api.url, timeout=120, trust_env=False) as http,
+    ):
+        yield Service(http)

@@ -8,7 +8,8 @@ from app.jobs import lifecycle
 from app.security import DEFAULT_PROJECT
 from app.settings import Settings
 from app.tables import Job, JobEvent
-from benchmarks.chaos import failpoints, servers
+from benchmarks import servers
+from benchmarks.chaos import failpoints
 from benchmarks.chaos.__main__ import SCENARIOS
 from benchmarks.chaos.ledger import audit
 

@@ -1,0 +1,13 @@
+"""Hostile files, requests and clients sent to a running API, and what must hold of its answers.
+
+`python -m benchmarks.fuzz` runs every scenario on SQLite and on PostgreSQL and prints what was required and reached.
+"""
+
+import sys
+
+from benchmarks import scenarios
+
+SCENARIOS: dict[str, scenarios.Scenario] = {}
+
+if __name__ == "__main__":
+    sys.exit(scenarios.command("python -m benchmarks.fuzz", __doc__.splitlines()[0], SCENARIOS))
