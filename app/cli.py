@@ -88,6 +88,7 @@ def api(fd: Annotated[int | None, typer.Option(help="An inherited listening sock
     _check_may_bind(settings)
     import uvicorn
 
+    from app.farewell import LingeringServer
     from app.main import create_app
 
     config = uvicorn.Config(
@@ -98,7 +99,7 @@ def api(fd: Annotated[int | None, typer.Option(help="An inherited listening sock
         access_log=False,
         timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
     )
-    uvicorn.Server(config).run(sockets=None if fd is None else [socket.socket(fileno=fd)])
+    LingeringServer(config).run(sockets=None if fd is None else [socket.socket(fileno=fd)])
 
 
 @app.command()

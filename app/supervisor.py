@@ -31,6 +31,8 @@ KILL_AFTER_SECONDS = 5.0
 MAX_BACKOFF_SECONDS = 30.0
 #: A child that ran this long starts over with the shortest pause.
 STEADY_SECONDS = 60.0
+#: How a child ends that was asked to: nothing is wrong with it, so its successor need not wait.
+ORDERLY = (0, -signal.SIGTERM)
 #: So many deaths of the API before it ever answered mean that it never will.
 MAX_FAILED_STARTS = 4
 
@@ -90,6 +92,10 @@ class Child:
         if code is None:
             return
         self.kill()
+        if code in ORDERLY:
+            self.process, self.deaths, self.start_at = None, 0, 0.0
+            log.info("child_stopped", child=self.name)
+            return
         self.deaths = 1 if time.monotonic() - self.started_at > STEADY_SECONDS else self.deaths + 1
         pause = min(0.25 * 2.0 ** (self.deaths - 1), MAX_BACKOFF_SECONDS)
         self.process, self.start_at = None, time.monotonic() + pause

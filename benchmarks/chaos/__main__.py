@@ -6,8 +6,9 @@
 import sys
 
 from benchmarks import scenarios
-from benchmarks.chaos import failpoints, kills, races
+from benchmarks.chaos import drains, failpoints, kills, outages, races
 from benchmarks.chaos.faults import FAULTS, PLACES
+from benchmarks.chaos.load import Load
 from benchmarks.figures import Figure
 
 JOBS, KILLS = 250, 250
@@ -83,6 +84,57 @@ def poison(kind: str, *, short: bool) -> list[Figure]:
     ]  # fmt: skip
 
 
+def broker_away(kind: str, *, short: bool) -> list[Figure]:
+    times, away = (2, 3.0) if short else (20, 60.0)
+    outage = outages.of_the_broker(kind, times=times, away=away)
+    _tell(outage.load)
+    told = f"Valkey killed {times} times, emptied as often, away for {away:.0f} s, on {kind}, {outage.seconds:.0f} s"
+    submissions, accepted = outage.load.submitted.total(), outage.load.submitted[202]
+    return [
+        Figure(f"{told}: of {submissions} submissions answered 202", str(submissions), accepted,
+               accepted == submissions > 0),
+        Figure(f"{told}: other requests that failed", "0", outage.load.failed, outage.load.failed == 0),
+        Figure(f"{told}: violations", "0", outage.ledger.violations, outage.ledger.violations == 0),
+    ]  # fmt: skip
+
+
+def database_restarts(kind: str, *, short: bool) -> list[Figure]:
+    times, seconds = (2, 8.0) if short else (10, 300.0)
+    outage = outages.of_the_database(times=times, seconds=seconds)
+    _tell(outage.load)
+    told = f"{kind} restarted {times} times in {seconds:.0f} s"
+    wrong = outage.load.failed - outage.load.statuses[503]
+    return [
+        Figure(f"{told}: of {outage.load.requests} answers neither a success nor 503 "
+               f"({outage.load.statuses[503]} were 503)", "0", wrong, wrong == 0),
+        Figure(f"{told}: of {len(outage.load.acknowledged)} acknowledged writes lost", "0", len(outage.lost),
+               not outage.lost and bool(outage.load.acknowledged)),
+        Figure(f"{told}: violations", "0", outage.ledger.violations, outage.ledger.violations == 0),
+    ]  # fmt: skip
+
+
+def drains_under_load(kind: str, *, short: bool) -> list[Figure]:
+    rounds = 2 if short else 20
+    found = drains.run(kind, rounds)
+    _tell(found.load)
+    told = f"{rounds} times SIGTERM to the API and the workers of metagraft serve on {kind}, {found.seconds:.0f} s"
+    wanted = rounds * drains.ASKED
+    return [
+        Figure(f"{told}: processes ended", str(wanted), found.ended, found.ended == wanted),
+        Figure(f"{told}: of {found.load.requests} requests failed", "0", found.load.failed,
+               found.load.failed == 0 < found.load.requests),
+        Figure(f"{told}: jobs charged for it", "0", found.charged, found.charged == 0),
+        Figure(f"{told}: acknowledged writes lost, and violations", "0", len(found.lost) + found.ledger.violations,
+               not found.lost and found.ledger.violations == 0),
+    ]  # fmt: skip
+
+
+def _tell(load: Load) -> None:
+    """Prints refusals that are not what an outage explains."""
+    for line in [line for line in load.refused if ": 503 " not in line][:10]:
+        print(f"refused: {line}")
+
+
 SCENARIOS: dict[str, scenarios.Scenario] = {
     "idempotency": one_key,
     "poison": poison,
@@ -90,11 +142,17 @@ SCENARIOS: dict[str, scenarios.Scenario] = {
     "faults": faults_at_places,
     "kills": random_kills,
     "unfenced": without_fences,
+    "broker": broker_away,
+    "database": database_restarts,
+    "drains": drains_under_load,
 }
 
 #: A dozen kills rarely hit the moment at which a missing fence shows.
 LONG_ONLY = {"unfenced"}
+#: A file cannot be restarted.
+CONCERN = {"database": ("postgresql",)}
 
 
 if __name__ == "__main__":
-    sys.exit(scenarios.command("python -m benchmarks.chaos", __doc__.splitlines()[0], SCENARIOS, long_only=LONG_ONLY))
+    about = __doc__.splitlines()[0]
+    sys.exit(scenarios.command("python -m benchmarks.chaos", about, SCENARIOS, long_only=LONG_ONLY, databases=CONCERN))

@@ -48,7 +48,7 @@ class Client:
     def _fresh(self, *, texts: bool) -> str:
         """The id of a dataset that was never uploaded before."""
         self._uploads += 1
-        return self._upload("data", _reviews(self._uploads) if texts else _csv(self._uploads))
+        return self._upload("data", _reviews(self._uploads) if texts else table_of(self._uploads))
 
     def _upload(self, name: str, data: bytes) -> str:
         files = {"file": (f"{name}.csv", data)}
@@ -69,7 +69,7 @@ def submitting(settings: Settings) -> Iterator[Client]:
         yield Client(http, app.state.services.database)
 
 
-def _csv(seed: int) -> bytes:
+def table_of(seed: int) -> bytes:
     """A table of two numbers and a label that they tell apart."""
     numbers = np.random.default_rng(seed).normal(size=(ROWS, 2))
     rows = [f"{x + 3 * (i % 2):.4f},{y:.4f},{'ab'[i % 2]}" for i, (x, y) in enumerate(numbers)]

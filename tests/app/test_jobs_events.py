@@ -92,5 +92,5 @@ def test_streams_hold_no_connection_when_many_are_open(client, services: Service
     assert client.get(f"/v1/jobs/{job_id}").status_code == 200
     _finish(services, job_id)
     for reader in readers:
-        reader.join(timeout=30)
+        reader.join(timeout=90)
     assert counts == [5] * n_streams

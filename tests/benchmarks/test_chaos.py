@@ -39,3 +39,8 @@ def test_audit_sees_what_is_wrong(settings: Settings) -> None:
     found = audit(database)
     database.dispose()
     assert (found.jobs, found.lost, found.mismatched, found.after_the_end, found.event_gaps) == (1, 0, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("scenario", "kind"), [("broker", "sqlite"), ("database", "postgresql"), ("drains", "sqlite")])
+def test_short_form_over_processes_reaches_what_is_required(scenario: str, kind: str) -> None:
+    assert [figure for figure in SCENARIOS[scenario](kind, short=True) if not figure.reached] == []

@@ -93,7 +93,7 @@ def test_ten_killed_workers_leave_every_job_done_once(client: TestClient, servic
     killed: set[str] = set()
     kills, worker = 0, start_worker()
     while kills < 10:
-        owners = until(lambda: _working(services, killed), seconds=60)[0]
+        owners = until(lambda: _working(services, killed), seconds=120)[0]
         if not owners:
             # The worker was faster than the kills: give it one more job to be killed in.
             submitted.append(
@@ -122,10 +122,10 @@ def test_one_job_is_done_once_when_its_worker_is_killed_ten_times(
     job_id = submit(client, kind="meta_train", name="learner", sources=sources, options=options)["id"]
     for _ in range(10):
         worker = start_worker()
-        until(lambda: client.get(f"/v1/jobs/{job_id}").json()["phase"] == "meta-training", seconds=60)
+        until(lambda: client.get(f"/v1/jobs/{job_id}").json()["phase"] == "meta-training", seconds=120)
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-        until(lambda: client.get(f"/v1/jobs/{job_id}").json()["state"] == "queued", seconds=30)
+        until(lambda: client.get(f"/v1/jobs/{job_id}").json()["state"] == "queued", seconds=120)
     start_worker()
     done = ended(client, job_id, seconds=120)
     assert done["state"] == "succeeded", done["error"]

@@ -128,7 +128,7 @@ def test_process_is_ended_when_its_job_does_not_listen(
         assert process.stdout is not None
         job_id = json.loads(process.stdout.readline())
         disturb(services, job_id)
-        assert process.wait(timeout=20) == EXIT_ABANDONED
+        assert process.wait(timeout=90) == EXIT_ABANDONED
     assert job_row(services.database, job_id).state == state
 
 
@@ -137,6 +137,6 @@ def test_job_is_given_back_when_it_outlasts_the_drain(services: Services, settin
     with _deaf(settings.model_copy(update={"drain_seconds": 0.3}), "drain") as process:
         assert process.stdout is not None
         job_id = json.loads(process.stdout.readline())
-        assert process.wait(timeout=20) == EXIT_ABANDONED
+        assert process.wait(timeout=90) == EXIT_ABANDONED
     job = until(lambda: job_row(services.database, job_id))
     assert (job.state, job.attempt, job.crashes) == ("queued", 0, 0)

@@ -161,7 +161,7 @@ def test_running_job_is_cancelled_when_asked_to(client, services: Services):
     runner.start()
     until(lambda: job_row(services.database, job["id"]).progress > 0)
     assert client.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202
-    runner.join(timeout=20)
+    runner.join(timeout=90)
     assert ended(client, job["id"])["state"] == "cancelled"
     with services.database.session(read_only=True) as session:
         assert session.scalar(select(func.count()).select_from(MetaLearner)) == 0
@@ -175,7 +175,7 @@ def test_running_job_is_given_back_when_the_drain_is_over(client, services: Serv
     runner.start()
     until(lambda: job_row(services.database, job["id"]).progress > 0)
     drain.begin(0.0)
-    runner.join(timeout=20)
+    runner.join(timeout=90)
     row = job_row(services.database, job["id"])
     assert (row.state, row.attempt, row.crashes) == ("queued", 0, 0)
 

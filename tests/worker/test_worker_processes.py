@@ -36,7 +36,7 @@ def _pool_process(worker: subprocess.Popen[bytes], services: Services, job_id: s
     """The process that runs the job, once it is well under way."""
     until(
         lambda: job_row(services.database, job_id).phase not in {"queued", "starting", "loading", "encoding"},
-        seconds=60,
+        seconds=120,
     )
     children = psutil.Process(worker.pid).children()
     return next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
@@ -95,7 +95,7 @@ def test_running_job_finishes_when_the_worker_is_told_to_stop(client, services: 
     worker = start_worker(METAGRAFT_DRAIN_SECONDS="60")
     child = _pool_process(worker, services, first)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(timeout=60) == 0
+    assert worker.wait(timeout=120) == 0
     assert job_row(services.database, first).state == "succeeded"
     assert job_row(services.database, second).state == "queued"
     assert not child.is_running()
@@ -107,7 +107,7 @@ def test_running_job_is_given_back_when_it_outlasts_the_drain(client, services: 
     worker = start_worker(METAGRAFT_DRAIN_SECONDS="0.5")
     child = _pool_process(worker, services, job_id)
     worker.send_signal(signal.SIGTERM)
-    worker.wait(timeout=20)
+    worker.wait(timeout=90)
     job = job_row(services.database, job_id)
     assert (job.state, job.attempt, job.crashes) == ("queued", 0, 0)
     assert not child.is_running()
@@ -137,4 +137,4 @@ def test_pool_ends_when_the_workers_main_process_is_killed(client, services: Ser
 
 @on_sqlite
 def test_worker_refuses_to_start_when_a_queue_is_unknown(settings: Settings, start_worker: Start):
-    assert start_worker(METAGRAFT_WORKER_QUEUES="adapt,dance").wait(timeout=30) == 2
+    assert start_worker(METAGRAFT_WORKER_QUEUES="adapt,dance").wait(timeout=120) == 2
