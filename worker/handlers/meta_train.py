@@ -1,9 +1,12 @@
 """Meta-training: the sources become a meta-learner."""
 
+from sqlalchemy.orm import Session
+
 from app.dependencies import Services
 from app.inference.training import run_meta_train
 from app.jobs.lifecycle import Claim
 from app.jobs.publish import Artifact, publish_meta_learner
+from app.projects import quotas
 from learning.types import Progress
 from worker.handlers.inputs import find_datasets, load_named, reference
 from worker.persistence import persist
@@ -23,14 +26,16 @@ def run(services: Services, claim: Claim, progress: Progress) -> bool:
     )
     artifact = Artifact(sha256=services.storage.put_bytes(outcome.artifact), size_bytes=len(outcome.artifact))
     lineage = {"sources": [reference(source) for source in sources], "options": spec["options"], "seed": spec["seed"]}
-    return persist(
-        services.database,
-        lambda session: publish_meta_learner(
+
+    def publish(session: Session) -> bool:
+        quotas.claim(session, services.settings, claim.project_id, bytes=artifact.size_bytes)
+        return publish_meta_learner(
             session,
             claim,
             sources=sources,
             artifact=artifact,
             encoder=outcome.encoder,
             card=outcome.card | {"lineage": lineage},
-        ),
-    )
+        )
+
+    return persist(services.database, publish)
