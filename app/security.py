@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import exists, or_, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app import rate_limit
@@ -100,7 +101,8 @@ def authenticate(session: Session, authorization: str | None, *, may_be_open: bo
 class Requirement:
     """A dependency that gives the request's principal, which must have `scope`; None is content with any key.
 
-    `or_metrics_token` lets METAGRAFT_METRICS_TOKEN in as well.
+    `or_metrics_token` is for /metrics: METAGRAFT_METRICS_TOKEN is let in as well, and while the database is away
+    whoever was let in without a key before.
     """
 
     scope: Scope | None
@@ -114,7 +116,12 @@ class Requirement:
     ) -> Principal:
         if self.or_metrics_token and _has_metrics_token(request, services.settings):
             return _METRICS_READER
-        found = _principal(request, services)
+        try:
+            found = _principal(request, services)
+        except SQLAlchemyError:
+            if self.or_metrics_token and _was_open(request, services.settings):
+                return _METRICS_READER
+            raise
         if self.scope is not None and self.scope not in found.scopes:
             raise Forbidden(f"This key lacks the scope '{self.scope}'.", code="missing_scope")
         return found
@@ -133,7 +140,12 @@ def _principal(request: Request, services: Services) -> Principal:
     # A session of its own, closed before the route opens one: a request never holds two connections.
     with services.database.session(read_only=True) as session:
         header = request.headers.get("authorization")
-        found = authenticate(session, header, may_be_open=_may_be_open(request, services.settings))
+        try:
+            found = authenticate(session, header, may_be_open=_may_be_open(request, services.settings))
+        except Unauthorized:
+            request.app.state.was_open = False
+            raise
+    request.app.state.was_open = found.key_id is None
     request.state.principal = found
     rate_limit.count(request, found.key_id)
     return found
@@ -146,6 +158,12 @@ def _may_be_open(request: Request, settings: Settings) -> bool:
     """
     server = request.scope.get("server")
     return settings.is_loopback and not (server and is_beyond_loopback(str(server[0])))
+
+
+def _was_open(request: Request, settings: Settings) -> bool:
+    """Whether no key was needed when this process last looked; it may never have looked."""
+    is_anonymous = "authorization" not in request.headers
+    return is_anonymous and _may_be_open(request, settings) and getattr(request.app.state, "was_open", True)
 
 
 def _needs_key(session: Session) -> bool:

@@ -1,6 +1,5 @@
-"""Keys, scopes and projects, over HTTP on both databases."""
+"""Keys over HTTP, on both databases. What every route wants of a key is in test_security_matrix.py."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,11 +8,8 @@ from sqlalchemy import select
 
 from app.main import create_app
 from app.security import DEFAULT_PROJECT, SCOPES, create_key, has_active_key, hash_secret
-from app.settings import Settings
 from app.tables import ApiKey
 from tests.app.adapted import other_project, services_of
-
-PUBLIC = {"/healthz", "/readyz", "/metrics"}
 
 
 def add_key(client: TestClient, *scopes: str, project_id: str = DEFAULT_PROJECT, **values: Any) -> tuple[str, str]:
@@ -205,27 +201,3 @@ def test_has_active_key_ignores_revoked_and_expired_keys(services):
         assert not has_active_key(session)
         create_key(session, project_id=DEFAULT_PROJECT, name="live", scopes=["admin"])
         assert has_active_key(session)
-
-
-def operations(settings: Settings) -> Iterator[tuple[str, str]]:
-    for path, methods in create_app(settings).openapi()["paths"].items():
-        for method in methods:
-            yield method.upper(), path
-
-
-def test_every_route_needs_a_key_once_one_exists(client, settings):
-    add_key(client)
-    for method, path in operations(settings):
-        answer = client.request(method, path.replace("{", "").replace("}", ""))
-        expected = {200} if path in PUBLIC else {401}
-        assert answer.status_code in expected, (method, path, answer.status_code)
-
-
-def test_every_route_is_forbidden_when_the_key_has_no_scope(client, settings):
-    key_id, token = add_key(client)
-    change(client, key_id, scopes=[])
-    for method, path in operations(settings):
-        if path in PUBLIC or path in {"/v1/strategies", "/v1/encoders"}:
-            continue
-        answer = client.request(method, path.replace("{", "").replace("}", ""), headers=bearer(token))
-        assert answer.status_code == 403, (method, path, answer.status_code)
