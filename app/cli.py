@@ -82,7 +82,8 @@ def serve() -> None:
 def api(fd: Annotated[int | None, typer.Option(help="An inherited listening socket", hidden=True)] = None) -> None:
     """Run the API alone."""
     settings = _settings()
-    with contextlib.nullcontext() if fd is None else socket.socket(fileno=fd) as listener:
+    with contextlib.ExitStack() as stack:
+        listener = None if fd is None else stack.enter_context(socket.socket(fileno=fd))
         if listener is not None:
             settings = _bound_as(listener, settings)
         _check_may_bind(settings)

@@ -50,10 +50,19 @@ def list_keys(session: ReadSessionDep, principal: Admin, page: PageDep) -> KeyPa
     return KeyPage(items=[KeyRead.model_validate(key) for key in keys], next_page_token=token)
 
 
-@router.post("/keys/{key_id}/rotate", status_code=201)
-def rotate_key(key_id: PathName, session: SessionDep, principal: Admin) -> KeyCreated:
+@router.post("/keys/{key_id}/rotate", status_code=201, response_model=KeyCreated)
+def rotate_key(
+    key_id: PathName, session: SessionDep, principal: Admin, idempotency_key: idempotency.KeyHeader = None
+) -> JSONResponse:
     """A second key with the same name, scopes and expiry; both live until the first is revoked."""
-    return _created(*service.rotate(session, service.get(session, principal.project_id, key_id)))
+
+    def create() -> idempotency.Answer:
+        made = service.rotate(session, service.get(session, principal.project_id, key_id))
+        return idempotency.Answer(201, _created(*made).model_dump(mode="json"))
+
+    request = ["POST /v1/keys/rotate", key_id]
+    once = idempotency.once(session, principal.project_id, idempotency_key, request, create, secret=["key"])
+    return once.response()
 
 
 @router.delete("/keys/{key_id}", status_code=204)

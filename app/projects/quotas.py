@@ -7,7 +7,7 @@ together the second is refused. A measure without a limit takes no lock and cost
 from collections.abc import Callable
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from app.errors import AppError, ErrorItem, Forbidden, TooManyRequests
@@ -93,31 +93,27 @@ def _refusal(measure: Measure, *, limit: int, used: int, wanted: int) -> AppErro
     return Forbidden(detail, code=f"quota_{measure}", errors=items)
 
 
-def _sum(session: Session, column: ColumnElement[Any], rows: Callable[[Select[Any]], Select[Any]]) -> int:
-    return int(session.scalar(rows(select(func.coalesce(func.sum(column), 0)))) or 0)
+def _number(session: Session, query: Select[Any]) -> int:
+    return int(session.scalar(query) or 0)
 
 
 def _bytes(session: Session, project_id: str) -> int:
     """Sizes of blobs that rows name; results of batch predictions have no size on record and are not counted."""
-    datasets = _sum(session, Dataset.size_bytes, lambda rows: rows.where(Dataset.project_id == project_id))
-    learners = _sum(session, MetaLearner.size_bytes, lambda rows: rows.where(MetaLearner.project_id == project_id))
-    versions = _sum(
-        session,
-        ModelVersion.size_bytes,
-        lambda rows: rows.join(Model, Model.id == ModelVersion.model_id).where(Model.project_id == project_id),
-    )
-    return datasets + learners + versions
+    datasets = select(func.sum(Dataset.size_bytes)).where(Dataset.project_id == project_id)
+    learners = select(func.sum(MetaLearner.size_bytes)).where(MetaLearner.project_id == project_id)
+    versions = select(func.sum(ModelVersion.size_bytes)).join(Model, Model.id == ModelVersion.model_id)
+    owned = versions.where(Model.project_id == project_id)
+    return sum(_number(session, query) for query in (datasets, learners, owned))
 
 
 def _rows(session: Session, project_id: str) -> int:
-    examples = _sum(session, Dataset.n_examples, lambda rows: rows.where(Dataset.project_id == project_id))
+    examples = select(func.sum(Dataset.n_examples)).where(Dataset.project_id == project_id)
     feedback = select(func.count(Feedback.id)).join(Model, Model.id == Feedback.model_id)
-    return examples + int(session.scalar(feedback.where(Model.project_id == project_id)) or 0)
+    return _number(session, examples) + _number(session, feedback.where(Model.project_id == project_id))
 
 
 def _jobs(session: Session, project_id: str) -> int:
-    mine = select(func.count(Job.id)).where(Job.project_id == project_id, Job.state.in_(_ACTIVE))
-    return int(session.scalar(mine) or 0)
+    return _number(session, select(func.count(Job.id)).where(Job.project_id == project_id, Job.state.in_(_ACTIVE)))
 
 
 def _model_names(session: Session, project_id: str) -> set[str]:

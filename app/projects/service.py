@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.errors import Conflict, NotFound
 from app.ids import new_id
 from app.projects import quotas
-from app.projects.quotas import MEASURES, Measure
+from app.projects.quotas import Measure
 from app.projects.schemas import Amount, UsageRead
 from app.settings import Settings
 from app.tables import Project
@@ -53,8 +53,16 @@ def limit(session: Session, name: str, wanted: Mapping[Measure, int | None]) -> 
 
 def usage(session: Session, settings: Settings, project: Project) -> UsageRead:
     """What the project uses, and what it may."""
-    found = quotas.limits(project, settings)
-    amounts = {
-        measure: Amount(used=quotas.use(session, project.id, measure), limit=found[measure]) for measure in MEASURES
-    }
-    return UsageRead(project=project.name, requests_per_minute=settings.requests_per_minute or None, **amounts)
+    limits = quotas.limits(project, settings)
+
+    def amount(measure: Measure) -> Amount:
+        return Amount(used=quotas.use(session, project.id, measure), limit=limits[measure])
+
+    return UsageRead(
+        project=project.name,
+        bytes=amount("bytes"),
+        rows=amount("rows"),
+        jobs=amount("jobs"),
+        models=amount("models"),
+        requests_per_minute=settings.requests_per_minute or None,
+    )

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 
 from app.dependencies import Services
 from app.ids import new_id
@@ -53,12 +52,12 @@ def _key(services: Services, project_id: str) -> tuple[str, str]:
         return key.id, f"Bearer {token}"
 
 
-def _upload(client: TestClient, owner: Owner, data: bytes) -> Any:
+def _upload(client: Any, owner: Owner, data: bytes) -> Any:
     files = {"file": ("rows.csv", data)}
     return client.post("/v1/datasets", files=files, data={"name": "marker"}, headers=owner.headers)
 
 
-def _furnish(client: TestClient, owner: Owner, model: str, data: bytes) -> None:
+def _furnish(client: Any, owner: Owner, model: str, data: bytes) -> None:
     services = services_of(client)
     owner.values |= {"name": model, "number": "1", "row": "1", "alias": "champion"}
     owner.values["dataset_id"] = _upload(client, owner, data).json()["id"]
@@ -97,14 +96,14 @@ def owners(client) -> tuple[Owner, Owner]:
     return first, second
 
 
-def _about_one_thing(client: TestClient) -> list[Endpoint]:
+def _about_one_thing(client: Any) -> list[Endpoint]:
     """Endpoints with something of a project in their path, all of it known to this test."""
     named = [endpoint for endpoint in endpoints(client.app) if endpoint.parameters and not endpoint.is_public]
     assert named
     return [endpoint for endpoint in named if set(endpoint.parameters) <= set(NOWHERE)]
 
 
-def _ask(client: TestClient, endpoint: Endpoint, owner: Owner, values: dict[str, str]) -> Any:
+def _ask(client: Any, endpoint: Endpoint, owner: Owner, values: dict[str, str]) -> Any:
     body = BODIES.get(str(endpoint))
     extra = {} if body is None else {"json": body}
     return send(client, endpoint, owner.authorization, url=endpoint.url(values), **extra)
@@ -121,7 +120,7 @@ def _told(answer: Any, values: dict[str, str]) -> dict[str, Any]:
     return told
 
 
-def _seen(client: TestClient, owner: Owner) -> dict[str, bytes]:
+def _seen(client: Any, owner: Owner) -> dict[str, bytes]:
     """Everything that the owner can read of its own things."""
     reading = [endpoint for endpoint in _about_one_thing(client) if endpoint.method == "GET"]
     seen = {}

@@ -4,12 +4,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Event
 from typing import Any
 
-import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from app.dependencies import Services
-from app.errors import AppError, Forbidden, TooManyRequests
+from app.errors import AppError, TooManyRequests
 from app.jobs import lifecycle
 from app.main import create_app
 from app.projects import quotas, service
@@ -18,7 +17,6 @@ from app.settings import Settings
 from app.tables import Dataset, Job, Project
 from tests.app.adapted import insert_job, other_project, publish, services_of, table_outcome
 from tests.jobs import claimed, csv, dataset_row, queued, submit
-from worker.handlers import adapt, meta_train
 
 
 def limit(client: TestClient, **wanted: int | None) -> None:
@@ -163,33 +161,6 @@ def test_project_uses_up_nothing_of_another(client):
     limit(client, rows=24)
     dataset_row(services_of(client), project_id=other_project(services_of(client)), n_examples=1_000)
     assert upload(client).status_code == 201
-
-
-def test_artifact_is_not_published_when_its_bytes_would_be_too_many(services: Services):
-    target, outcome = dataset_row(services), table_outcome()
-    claim = claimed(services, queued(services, model="m"))
-    for room, is_refused in ((len(outcome.artifact) - 1, True), (len(outcome.artifact), False)):
-        with services.database.transaction() as session:
-            service.limit(session, "default", {"bytes": target.size_bytes + room})
-        if is_refused:
-            with pytest.raises(Forbidden, match="bytes stored") as error:
-                adapt._publish(services, claim, target, outcome, {})
-            assert error.value.code == "quota_bytes"
-        else:
-            assert adapt._publish(services, claim, target, outcome, {})
-
-
-def test_meta_learner_is_not_published_when_its_bytes_would_be_too_many(services: Services):
-    source = dataset_row(services)
-    outcome = meta_train.MetaOutcome(artifact=b"12345", encoder="table", card={})
-    claim = claimed(services, queued(services, kind="meta_train", queue="train", name="ml"))
-    with services.database.transaction() as session:
-        service.limit(session, "default", {"bytes": source.size_bytes + 4})
-    with pytest.raises(Forbidden, match="bytes stored"):
-        meta_train._publish(services, claim, [source], outcome, {})
-    with services.database.transaction() as session:
-        service.limit(session, "default", {"bytes": source.size_bytes + 5})
-    assert meta_train._publish(services, claim, [source], outcome, {})
 
 
 def test_second_of_two_claims_at_once_waits_and_is_refused(services: Services):

@@ -147,6 +147,15 @@ def test_rotate_gives_a_second_key_that_lives_beside_the_first(client):
         assert client.get("/v1/keys", headers=bearer(either)).status_code == 200
 
 
+def test_rotate_makes_one_key_when_its_request_is_repeated(client):
+    key_id, token = add_key(client)
+    headers = bearer(token) | {"Idempotency-Key": "k"}
+    first, again = (client.post(f"/v1/keys/{key_id}/rotate", headers=headers) for _ in range(2))
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.json() == first.json() | {"key": None}
+    assert len(client.get("/v1/keys", headers=bearer(token)).json()["items"]) == 2
+
+
 def test_rotate_is_refused_when_the_key_is_revoked(client):
     _, admin = add_key(client)
     key_id, _ = add_key(client)
