@@ -1,10 +1,10 @@
-"""/healthz, /readyz and /metrics: for orchestrators and Prometheus, without a key."""
+"""/healthz and /readyz, for orchestrators and without a key, and /metrics for Prometheus."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import structlog
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -17,6 +17,7 @@ from app.db import utc_now
 from app.dependencies import Services, ServicesDep
 from app.errors import ErrorItem, Unavailable
 from app.migrate import is_current
+from app.security import Principal, require
 from app.tables import Job
 
 if TYPE_CHECKING:  # importing them loads torch
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 router = APIRouter(tags=["operations"])
 
 CheckState = Literal["ok", "failing"]
+MetricsReader = Annotated[Principal, Depends(require("admin", or_metrics_token=True))]
 
 
 class Readiness(BaseModel):
@@ -130,8 +132,8 @@ def _job_metrics(services: Services) -> Iterable[Metric]:
 
 
 @router.get("/metrics")
-def metrics(request: Request, services: ServicesDep) -> Response:
-    """Prometheus text format."""
+def metrics(request: Request, services: ServicesDep, _reader: MetricsReader) -> Response:
+    """Prometheus text format; once a key exists, for a key with scope `admin` or for METAGRAFT_METRICS_TOKEN."""
     state = CollectorRegistry()
     state.register(_State(services))
     body = generate_latest(request.app.state.metrics.registry) + generate_latest(state)

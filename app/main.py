@@ -13,11 +13,13 @@ from app.inference.engine import InferenceEngine
 from app.inference.router import router as predict_router
 from app.jobs.router import router as jobs_router
 from app.jobs.sweeper import Sweeper
+from app.keys.router import router as keys_router
 from app.limits import BodyLimitMiddleware
 from app.meta_learners.router import router as meta_learners_router
 from app.models.router import router as models_router
+from app.projects.router import router as projects_router
 from app.queue import HintSender
-from app.security import router as security_router
+from app.rate_limit import RateLimiter, RateLimitHeaders
 from app.settings import Settings
 from app.storage import make_storage
 
@@ -45,6 +47,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         sweeper.stop()
+        app.state.rate_limiter.close()
         services.hints.close()
         services.database.dispose()
 
@@ -54,8 +57,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     app = FastAPI(title="Metagraft", version=__version__, lifespan=_lifespan)
     app.state.services = make_services(settings)
+    app.state.rate_limiter = RateLimiter(settings)
     errors.install(app)
     app.add_middleware(BodyLimitMiddleware, settings=settings)
+    app.add_middleware(RateLimitHeaders)
     observability.install(app, settings)
     for router in (
         datasets_router,
@@ -63,7 +68,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         models_router,
         meta_learners_router,
         predict_router,
-        security_router,
+        keys_router,
+        projects_router,
     ):
         app.include_router(router)
     return app

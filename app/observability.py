@@ -172,7 +172,7 @@ def _add_headers(headers: MutableHeaders, path: str, request_id: str) -> None:
 
 
 def install(app: FastAPI, settings: Settings) -> None:
-    """Logging, the observing middleware, and the routes that need no key: /healthz, /readyz, /metrics."""
+    """Logging, the observing middleware, and the routes of operations: /healthz, /readyz, /metrics."""
     configure_logging(settings)
     app.state.metrics = Metrics()
     app.add_middleware(Observer, metrics=app.state.metrics)

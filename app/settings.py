@@ -8,6 +8,8 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.loopback import is_loopback
+
 #: The kernel takes no longer path for a unix socket (sun_path, less a little).
 MAX_SOCKET_PATH = 100
 
@@ -64,6 +66,16 @@ class Settings(BaseSettings):
         10, ge=1, description="Database connections that one process keeps; up to 40 while it is busy"
     )
     pool_timeout: float = Field(3.0, gt=0, description="Wait for a database connection before 503")
+
+    requests_per_minute: int = Field(0, ge=0, description="Most requests a minute of one key; 0: no limit")
+    quota_bytes: int = Field(0, ge=0, description="Most bytes one project stores; 0: no limit")
+    quota_rows: int = Field(0, ge=0, description="Most rows of one project's datasets and feedback; 0: no limit")
+    quota_jobs: int = Field(0, ge=0, description="Most jobs of one project that wait or run; 0: no limit")
+    quota_models: int = Field(0, ge=0, description="Most models of one project; 0: no limit")
+    metrics_token: str = Field(
+        "", repr=False, pattern=r"^([\x21-\x7e]{16,})?$", description="Bearer token of /metrics beside admin keys"
+    )
+
     s3_endpoint: str = Field("", description="Endpoint of an S3-compatible store; empty: AWS")
     s3_region: str = Field("us-east-1")
     s3_access_key_id: str = Field("", description="Empty: the ambient AWS credentials")
@@ -119,4 +131,4 @@ class Settings(BaseSettings):
 
     @property
     def is_loopback(self) -> bool:
-        return self.host in {"127.0.0.1", "localhost", "::1"}
+        return is_loopback(self.host)

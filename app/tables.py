@@ -47,6 +47,11 @@ class Project(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    quota_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """This and the other quotas: null is the service's own limit, 0 none (app/projects/quotas.py)."""
+    quota_rows: Mapped[int | None] = mapped_column(BigInteger)
+    quota_jobs: Mapped[int | None] = mapped_column(BigInteger)
+    quota_models: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class ApiKey(Base):

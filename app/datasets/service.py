@@ -14,9 +14,10 @@ from app.datasets.findings import shown
 from app.datasets.ingest import Ingested, ingest
 from app.datasets.uploads import Upload
 from app.dependencies import Services, after_commit
-from app.errors import Conflict, ErrorItem, NotFound
+from app.errors import Conflict, ErrorItem, Forbidden, NotFound
 from app.ids import new_id
 from app.paging import Page, page_by_id
+from app.projects import quotas
 from app.tables import Dataset, Job, MetaLearner
 
 
@@ -62,13 +63,18 @@ def prepare(services: Services, upload: Upload) -> Prepared:
 
 
 def create(services: Services, session: Session, project_id: str, prepared: Prepared) -> tuple[Dataset, bool]:
-    """The dataset of a prepared upload, and whether it is new: the same content again is the dataset that exists."""
+    """The dataset of a prepared upload, and whether it is new: the same content again is the dataset that exists.
+
+    Raises:
+        Forbidden: (quota_bytes, quota_rows) the project has no room for it; this transaction was rolled back.
+    """
     ingested, blob = prepared.ingested, prepared.blob
     existing = session.scalar(_same_content(project_id, ingested.content_hash))
     if existing is not None:
         after_commit(session, partial(_purge_unused, services, blob))
         return existing, False
     dataset = _row(project_id, prepared.upload, ingested, blob, prepared.canonical.stat().st_size)
+    _claim_room(services, session, dataset)
     try:
         with session.begin_nested():
             _lock_blob(session, blob)
@@ -82,6 +88,16 @@ def create(services: Services, session: Session, project_id: str, prepared: Prep
     if not services.storage.exists(blob):
         services.storage.put_file(prepared.canonical)  # it was deleted with another dataset in between
     return dataset, True
+
+
+def _claim_room(services: Services, session: Session, dataset: Dataset) -> None:
+    try:
+        quotas.claim(session, services.settings, dataset.project_id, bytes=dataset.size_bytes, rows=dataset.n_examples)
+    except Forbidden:
+        # The blob lies in storage already. It goes in a transaction of its own, which waits for the end of this one.
+        session.rollback()
+        _purge_unused(services, dataset.blob)
+        raise
 
 
 def _same_content(project_id: str, content_hash: str) -> Select[Dataset]:

@@ -11,6 +11,7 @@ from app.jobs import service
 from app.jobs.schemas import EventRead, JobCreate, JobPage, JobRead, Kind, State
 from app.jobs.streaming import stream
 from app.paging import PageDep, page_by_id
+from app.projects import quotas
 from app.schemas import PathName
 from app.security import Principal, require
 from app.tables import Job
@@ -26,7 +27,7 @@ def _accepted(job: Job) -> idempotency.Answer:
     return idempotency.Answer(202, body, {"Location": f"/v1/jobs/{job.id}"})
 
 
-@router.post("/jobs", status_code=202, response_model=JobRead)
+@router.post("/jobs", status_code=202, response_model=JobRead, responses=quotas.RESPONSES)
 def post_job(
     body: JobCreate, session: SessionDep, services: ServicesDep, owner: Owner, key: idempotency.KeyHeader = None
 ) -> JSONResponse:
@@ -78,14 +79,14 @@ def cancel_job(job_id: PathName, session: SessionDep, owner: Owner) -> JSONRespo
     return _accepted(service.cancel(session, owner.project_id, job_id)).response()
 
 
-@router.post("/jobs/{job_id}/retry", status_code=202, response_model=JobRead)
+@router.post("/jobs/{job_id}/retry", status_code=202, response_model=JobRead, responses=quotas.RESPONSES)
 def retry_job(
     job_id: PathName, session: SessionDep, services: ServicesDep, owner: Owner, key: idempotency.KeyHeader = None
 ) -> JSONResponse:
     """Queues a new job with the same request as a failed or cancelled one."""
 
     def create() -> idempotency.Answer:
-        return _accepted(service.retry(session, services.hints, owner.project_id, job_id))
+        return _accepted(service.retry(services, session, owner.project_id, job_id))
 
     return idempotency.once(session, owner.project_id, key, ["POST /v1/jobs/retry", job_id], create).response()
 

@@ -19,6 +19,7 @@ from app.jobs.schemas import (
     check_options,
     options_class,
 )
+from app.projects import quotas
 from app.queue import QUEUE_OF_KIND, HintSender
 from app.tables import Job, JobEvent
 from learning.errors import InvalidOptions
@@ -26,11 +27,14 @@ from learning.errors import InvalidOptions
 MAX_EVENTS = 1_000
 
 
-def _queue(session: Session, hints: HintSender, project_id: str, kind: str, spec: dict[str, Any]) -> Job:
+def _queue(services: Services, session: Session, project_id: str, kind: str, spec: dict[str, Any]) -> Job:
+    quotas.claim(session, services.settings, project_id, jobs=1)
+    if kind == "adapt":
+        quotas.claim_model(session, services.settings, project_id, spec["model"])
     job = Job(id=new_id("job"), project_id=project_id, kind=kind, queue=QUEUE_OF_KIND[kind], spec=spec)
     lifecycle.insert(session, job)
     job_id, queue = job.id, job.queue
-    after_commit(session, lambda: _hint(hints, job_id, queue))
+    after_commit(session, lambda: _hint(services.hints, job_id, queue))
     return job
 
 
@@ -89,6 +93,8 @@ def submit(
     Raises:
         InvalidInput: an option is impossible, or something named does not exist or fit.
         Conflict: the model's name is taken by one of another modality or task.
+        TooManyRequests: (quota_jobs) so many of the project wait or run already.
+        Forbidden: (quota_models) the job would make one model too many.
     """
     if isinstance(body, MetaTrainCreate):
         spec = _meta_train_spec(services, session, project_id, body)
@@ -96,7 +102,7 @@ def submit(
         spec = _adapt_spec(services, session, project_id, body)
     else:
         spec = _batch_predict_spec(session, project_id, body)
-    return _queue(session, services.hints, project_id, body.kind, spec)
+    return _queue(services, session, project_id, body.kind, spec)
 
 
 def get(session: Session, project_id: str, job_id: str) -> Job:
@@ -136,17 +142,18 @@ def cancel(session: Session, project_id: str, job_id: str) -> Job:
     return asked
 
 
-def retry(session: Session, hints: HintSender, project_id: str, job_id: str) -> Job:
+def retry(services: Services, session: Session, project_id: str, job_id: str) -> Job:
     """A new job with the same request: an ended job never changes.
 
     Raises:
         NotFound: the project has no such job.
         Conflict: the job neither failed nor was cancelled.
+        TooManyRequests, Forbidden: (quota_jobs, quota_models) as for a new job.
     """
     job = get(session, project_id, job_id)
     if job.state not in {"failed", "cancelled"}:
         raise Conflict(f"The job is {job.state}; only a failed or cancelled one is retried.", code="job_not_retryable")
-    return _queue(session, hints, project_id, job.kind, dict(job.spec) | {"retry_of": job.id})
+    return _queue(services, session, project_id, job.kind, dict(job.spec) | {"retry_of": job.id})
 
 
 def download(session: Session, project_id: str, job_id: str) -> str:

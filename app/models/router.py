@@ -23,6 +23,7 @@ from app.models.schemas import (
     VersionRead,
 )
 from app.paging import PageDep, page_by_id
+from app.projects import quotas
 from app.schemas import PathName
 from app.security import Principal, require
 from app.tables import AliasMove, Model
@@ -140,7 +141,7 @@ def rollback_alias(
     return AliasRead.model_validate(row)
 
 
-@router.post("/models/{name}/feedback", status_code=201, response_model=FeedbackRead)
+@router.post("/models/{name}/feedback", status_code=201, response_model=FeedbackRead, responses=quotas.RESPONSES)
 def post_feedback(
     *,
     name: PathName,
@@ -158,6 +159,7 @@ def post_feedback(
     request = ["POST /v1/models/feedback", model.id, row.input, row.label]
 
     def create() -> idempotency.Answer:
+        quotas.claim(session, services.settings, owner.project_id, rows=1)
         feedback.keep(session, owner.project_id, name, row)
         answer = FeedbackRead(id=row.id, model=name, label=row.label, created_at=row.created_at)
         return idempotency.Answer(201, answer.model_dump(mode="json"))

@@ -3,10 +3,13 @@
 from importlib.metadata import version
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from app.dependencies import Services
 from app.inference.training import AdaptOutcome, run_adapt
 from app.jobs.lifecycle import Claim
 from app.jobs.publish import Artifact, publish_version
+from app.projects import quotas
 from app.tables import Dataset, MetaLearner
 from learning.config import MAX_SOURCE_ROWS
 from learning.types import Progress
@@ -57,9 +60,10 @@ def _lineage(
 
 def _publish(services: Services, claim: Claim, target: Dataset, outcome: AdaptOutcome, lineage: dict[str, Any]) -> bool:
     artifact = Artifact(sha256=services.storage.put_bytes(outcome.artifact), size_bytes=len(outcome.artifact))
-    return persist(
-        services.database,
-        lambda session: publish_version(
+
+    def publish(session: Session) -> bool:
+        quotas.claim(session, services.settings, claim.project_id, bytes=artifact.size_bytes)
+        return publish_version(
             session,
             claim,
             target=target,
@@ -68,5 +72,6 @@ def _publish(services: Services, claim: Claim, target: Dataset, outcome: AdaptOu
             encoder=outcome.encoder,
             report=outcome.report,
             lineage=lineage,
-        ),
-    )
+        )
+
+    return persist(services.database, publish)

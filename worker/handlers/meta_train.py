@@ -1,9 +1,15 @@
 """Meta-training: the sources become a meta-learner."""
 
+from typing import Any
+
+from sqlalchemy.orm import Session
+
 from app.dependencies import Services
-from app.inference.training import run_meta_train
+from app.inference.training import MetaOutcome, run_meta_train
 from app.jobs.lifecycle import Claim
 from app.jobs.publish import Artifact, publish_meta_learner
+from app.projects import quotas
+from app.tables import Dataset
 from learning.types import Progress
 from worker.handlers.inputs import find_datasets, load_named, reference
 from worker.persistence import persist
@@ -21,16 +27,24 @@ def run(services: Services, claim: Claim, progress: Progress) -> bool:
         seed=spec["seed"],
         progress=progress,
     )
-    artifact = Artifact(sha256=services.storage.put_bytes(outcome.artifact), size_bytes=len(outcome.artifact))
     lineage = {"sources": [reference(source) for source in sources], "options": spec["options"], "seed": spec["seed"]}
-    return persist(
-        services.database,
-        lambda session: publish_meta_learner(
+    return _publish(services, claim, sources, outcome, lineage)
+
+
+def _publish(
+    services: Services, claim: Claim, sources: list[Dataset], outcome: MetaOutcome, lineage: dict[str, Any]
+) -> bool:
+    artifact = Artifact(sha256=services.storage.put_bytes(outcome.artifact), size_bytes=len(outcome.artifact))
+
+    def publish(session: Session) -> bool:
+        quotas.claim(session, services.settings, claim.project_id, bytes=artifact.size_bytes)
+        return publish_meta_learner(
             session,
             claim,
             sources=sources,
             artifact=artifact,
             encoder=outcome.encoder,
             card=outcome.card | {"lineage": lineage},
-        ),
-    )
+        )
+
+    return persist(services.database, publish)
