@@ -85,8 +85,20 @@ def write_durably(path: Path, chunks: Iterator[bytes]) -> None:
 
 def _verified(path: Path, sha256: str) -> Path:
     if sha256_of(path) != sha256:
-        raise Unavailable(f"Stored blob {sha256[:12]}… is damaged; restore it from a backup.", code="blob_damaged")
+        raise _damaged(sha256)
     return path
+
+
+def _verified_bytes(path: Path, sha256: str) -> bytes:
+    """The very bytes that were checked: a file can change after it was looked at."""
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise _damaged(sha256)
+    return data
+
+
+def _damaged(sha256: str) -> Unavailable:
+    return Unavailable(f"Stored blob {sha256[:12]}… is damaged; restore it from a backup.", code="blob_damaged")
 
 
 class FolderStorage:
@@ -119,7 +131,7 @@ class FolderStorage:
         return _verified(path, sha256)
 
     def read(self, sha256: str) -> bytes:
-        return self.fetch(sha256).read_bytes()
+        return _verified_bytes(self.fetch(sha256), sha256)
 
     def exists(self, sha256: str) -> bool:
         return self._path(sha256).exists()
@@ -172,7 +184,7 @@ class S3Storage:
             raise
 
     def read(self, sha256: str) -> bytes:
-        return self.fetch(sha256).read_bytes()
+        return _verified_bytes(self.fetch(sha256), sha256)
 
     def exists(self, sha256: str) -> bool:
         try:
