@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app import blobs
 from app.datasets.findings import shown
 from app.datasets.ingest import Ingested, ingest
 from app.datasets.uploads import Upload
@@ -71,7 +72,7 @@ def create(services: Services, session: Session, project_id: str, prepared: Prep
     dataset = _row(project_id, prepared.upload, ingested, blob, prepared.canonical.stat().st_size)
     try:
         with session.begin_nested():
-            _lock_blob(session, blob)
+            blobs.hold(session, services.storage, blob, lambda: services.storage.put_file(prepared.canonical))
             session.add(dataset)
     except IntegrityError:
         winner = session.scalar(_same_content(project_id, ingested.content_hash))
@@ -79,8 +80,6 @@ def create(services: Services, session: Session, project_id: str, prepared: Prep
             raise
         after_commit(session, partial(_purge_unused, services, blob))
         return winner, False
-    if not services.storage.exists(blob):
-        services.storage.put_file(prepared.canonical)  # it was deleted with another dataset in between
     return dataset, True
 
 
@@ -139,15 +138,7 @@ def _meta_learners_using(session: Session, project_id: str, dataset_id: str) -> 
     return [learner_id for learner_id, sources in session.execute(learners) if dataset_id in sources]
 
 
-def _lock_blob(session: Session, blob: str) -> None:
-    """Until the transaction ends nobody else decides about this blob. SQLite has one writer at a time anyway."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.pg_advisory_xact_lock(int(blob[:15], 16))))
-
-
 def _purge_unused(services: Services, blob: str) -> None:
-    """Deletes the blob unless some dataset, of whatever project, has it."""
+    """Deletes the blob unless something else, of whatever project, is stored as it."""
     with services.database.transaction() as session:
-        _lock_blob(session, blob)
-        if session.scalar(select(Dataset.id).where(Dataset.blob == blob).limit(1)) is None:
-            services.storage.delete(blob)
+        blobs.delete_unused(session, services.storage, blob)

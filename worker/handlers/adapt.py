@@ -3,6 +3,9 @@
 from importlib.metadata import version
 from typing import Any
 
+from sqlalchemy.orm import Session
+
+from app import blobs
 from app.dependencies import Services
 from app.inference.training import AdaptOutcome, run_adapt
 from app.jobs.lifecycle import Claim
@@ -56,10 +59,12 @@ def _lineage(
 
 
 def _publish(services: Services, claim: Claim, target: Dataset, outcome: AdaptOutcome, lineage: dict[str, Any]) -> bool:
-    artifact = Artifact(sha256=services.storage.put_bytes(outcome.artifact), size_bytes=len(outcome.artifact))
-    return persist(
-        services.database,
-        lambda session: publish_version(
+    storage = services.storage
+    artifact = Artifact(sha256=storage.put_bytes(outcome.artifact), size_bytes=len(outcome.artifact))
+
+    def publish(session: Session) -> bool:
+        blobs.hold(session, storage, artifact.sha256, lambda: storage.put_bytes(outcome.artifact))
+        return publish_version(
             session,
             claim,
             target=target,
@@ -68,5 +73,6 @@ def _publish(services: Services, claim: Claim, target: Dataset, outcome: AdaptOu
             encoder=outcome.encoder,
             report=outcome.report,
             lineage=lineage,
-        ),
-    )
+        )
+
+    return persist(services.database, publish)

@@ -1,5 +1,8 @@
 """Meta-training: the sources become a meta-learner."""
 
+from sqlalchemy.orm import Session
+
+from app import blobs
 from app.dependencies import Services
 from app.inference.training import run_meta_train
 from app.jobs.lifecycle import Claim
@@ -21,16 +24,19 @@ def run(services: Services, claim: Claim, progress: Progress) -> bool:
         seed=spec["seed"],
         progress=progress,
     )
-    artifact = Artifact(sha256=services.storage.put_bytes(outcome.artifact), size_bytes=len(outcome.artifact))
+    storage = services.storage
+    artifact = Artifact(sha256=storage.put_bytes(outcome.artifact), size_bytes=len(outcome.artifact))
     lineage = {"sources": [reference(source) for source in sources], "options": spec["options"], "seed": spec["seed"]}
-    return persist(
-        services.database,
-        lambda session: publish_meta_learner(
+
+    def publish(session: Session) -> bool:
+        blobs.hold(session, storage, artifact.sha256, lambda: storage.put_bytes(outcome.artifact))
+        return publish_meta_learner(
             session,
             claim,
             sources=sources,
             artifact=artifact,
             encoder=outcome.encoder,
             card=outcome.card | {"lineage": lineage},
-        ),
-    )
+        )
+
+    return persist(services.database, publish)
