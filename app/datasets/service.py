@@ -11,14 +11,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app import blobs
-from app.datasets.findings import shown
 from app.datasets.ingest import Ingested, ingest
 from app.datasets.uploads import Upload
 from app.dependencies import Services, after_commit
-from app.errors import Conflict, ErrorItem, NotFound
+from app.errors import NotFound
 from app.ids import new_id
 from app.paging import Page, page_by_id
 from app.tables import Dataset, Job, MetaLearner
+from app.uses import refuse_while_used
 
 
 def get(session: Session, project_id: str, dataset_id: str) -> Dataset:
@@ -115,10 +115,8 @@ def delete(services: Services, session: Session, project_id: str, dataset_id: st
     owned = select(Dataset).where(Dataset.project_id == project_id, Dataset.id == dataset_id).with_for_update()
     dataset = session.scalar(owned) or get(session, project_id, dataset_id)
     users = [*_jobs_using(session, project_id, dataset_id), *_meta_learners_using(session, project_id, dataset_id)]
-    if users:
-        items = [ErrorItem(code="in_use", message=f"{user} uses the dataset.") for user in users[:100]]
-        message = f"The dataset is in use by {shown(users)}."
-        raise Conflict(message, code="dataset_in_use", errors=items)
+    hint = "Wait for a job to end or cancel it; delete a meta-learner first."
+    refuse_while_used("The dataset", users, code="dataset_in_use", hint=hint)
     session.delete(dataset)
     session.flush()
     after_commit(session, partial(_purge_unused, services, dataset.blob))
