@@ -8,7 +8,7 @@ sees that the blob is gone and puts it back.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.db import db_now
@@ -49,7 +49,7 @@ def is_named(session: Session, sha256: str) -> bool:
     return any(session.scalar(query.where(name == sha256).limit(1)) is not None for query, name in _queries())
 
 
-def named(session: Session) -> set[str]:
+def named(session: Session | Connection) -> set[str]:
     """Every blob that a row names."""
     return {found for query, name in _queries() for found in session.scalars(query.where(name.is_not(None)).distinct())}
 

@@ -11,6 +11,9 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
+from app import cli_storage
+from app.cli_common import fail as _fail
+from app.cli_common import read_settings as _settings
 from app.settings import Settings
 
 app = typer.Typer(
@@ -21,19 +24,7 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="Keys of the API.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
-
-
-def _fail(message: str, status: int = 1) -> typer.Exit:
-    typer.echo(message, err=True)
-    return typer.Exit(status)
-
-
-def _settings() -> Settings:
-    try:
-        return Settings()
-    except ValidationError as error:
-        lines = [f"METAGRAFT_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        raise _fail("The settings are wrong:\n" + "\n".join(lines), 2) from None
+cli_storage.add_to(app)
 
 
 def _check_may_bind(settings: Settings) -> None:

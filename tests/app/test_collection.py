@@ -137,7 +137,7 @@ def test_nothing_is_collected_while_a_backup_is_made(services: Services, lost: s
 
 
 def test_many_blobs_are_collected(services: Services, kept: str):
-    lost = {services.storage.put_bytes(str(number).encode()) for number in range(700)}
+    lost = {services.storage.put_bytes(str(number).encode()) for number in range(320)}
     found = collect(services.database, services.storage, older_than_hours=0)
     assert {sha256 for sha256, _ in found.deleted} == lost
     assert dict(services.storage.blobs()) == {kept: 4}
