@@ -14,7 +14,8 @@ from learning.base_learner import BaseLearner
 from learning.errors import NonFiniteFeatures, NonFiniteModel, UselessModel
 from learning.folds import HeldOut
 from learning.types import Features, LabelledSet, labelled_set
-from learning.usefulness import usefulness_warnings
+from learning.usefulness import CHANCE, binomial_tail, usefulness_warnings
+from tests.learning.problems import blobs, features, run, slopes, sources
 
 
 def balanced(n_per_class: int) -> LabelledSet:
