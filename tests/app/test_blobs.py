@@ -1,6 +1,5 @@
 """Naming a blob and deleting it: one after the other, on both databases, whoever comes first."""
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from app.dependencies import Services
 from app.ids import new_id
 from app.storage import FolderStorage
 from app.tables import Base, Dataset, Job, Lease, MetaLearner, Model, ModelVersion
+from tests.app.locks import is_refused
 from tests.jobs import csv, dataset_row, queued, submit, upload
 from worker.draining import Drain
 from worker.runner import Runner
@@ -84,16 +84,8 @@ def _version(services: Services, job_id: str, artifact: str) -> ModelVersion:
 
 def _is_locked(services: Services, sha256: str) -> bool:
     """Whether another transaction decides about the blob now. Never waits."""
-    url = services.settings.database_url
-    if url.startswith("sqlite"):
-        connection = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return True
-        finally:
-            connection.close()
-        return False
+    if services.settings.database_url.startswith("sqlite"):
+        return is_refused(services, text("BEGIN IMMEDIATE"))
     with services.database.session() as session:
         return not session.scalar(select(func.pg_try_advisory_xact_lock(int(sha256[:15], 16))))
 
