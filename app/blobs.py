@@ -24,7 +24,9 @@ _BACKUP = "backup-"
 
 
 def lock(session: Session, sha256: str) -> None:
-    """Until the transaction ends nobody else decides about this blob. SQLite has one writer at a time anyway."""
+    """Until the transaction ends nobody else decides about this blob."""
+    # On SQLite this is the lock: a transaction that has begun is its only writer. It begins with its first use.
+    session.connection()
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(int(sha256[:15], 16))))
 

@@ -77,11 +77,8 @@ def _check_schema(settings: Settings, manifest: Manifest) -> None:
 def _check_tables(source: Source, manifest: Manifest) -> None:
     """Every table is as it was written, and every blob that a row names is in the list of blobs."""
     for name, entry in manifest.tables.items():
-        path, digest, count = table_path(name), hashlib.sha256(), 0
-        with source.open(path) as file:
-            for line in file:
-                digest.update(line)
-        if digest.hexdigest() != entry.sha256:
+        path, count = table_path(name), 0
+        if _digest(source, path) != entry.sha256:
             raise BackupError(f"{path} is damaged; use another backup")
         with source.open(path) as file:
             for row in rows.parsed(file, path):
@@ -94,9 +91,16 @@ def _check_tables(source: Source, manifest: Manifest) -> None:
 
 def _check_blobs(source: Source, manifest: Manifest) -> None:
     for sha256 in manifest.blobs:
-        with source.open(blob_path(sha256)) as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                raise BackupError(f"the blob {sha256} was changed; use another backup")
+        if _digest(source, blob_path(sha256)) != sha256:
+            raise BackupError(f"the blob {sha256} was changed; use another backup")
+
+
+def _digest(source: Source, name: str) -> str:
+    digest = hashlib.sha256()
+    with source.open(name) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _check_empty(settings: Settings, engine: Engine) -> None:

@@ -124,6 +124,7 @@ def delete(services: Services, session: Session, project_id: str, dataset_id: st
 
 def _jobs_using(session: Session, project_id: str, dataset_id: str) -> Iterable[str]:
     unfinished = select(Job.id, Job.spec).where(Job.project_id == project_id, Job.state.in_(["queued", "running"]))
+    unfinished = unfinished.order_by(Job.id)
     return [job_id for job_id, spec in session.execute(unfinished) if dataset_id in _datasets_of(spec)]
 
 
@@ -133,6 +134,7 @@ def _datasets_of(spec: dict[str, Any]) -> list[Any]:
 
 def _meta_learners_using(session: Session, project_id: str, dataset_id: str) -> Iterable[str]:
     learners = select(MetaLearner.id, MetaLearner.sources).where(MetaLearner.project_id == project_id)
+    learners = learners.order_by(MetaLearner.id)
     return [learner_id for learner_id, sources in session.execute(learners) if dataset_id in sources]
 
 

@@ -52,8 +52,9 @@ def test_every_kind_of_row_that_names_a_blob_is_found(services: Services) -> Non
     names = {letter * 64 for letter in "abcd"}
     dataset_row(services, blob="a" * 64)
     job_id = queued(services)
+    version = _version(services, job_id, "b" * 64)
     with services.database.transaction() as session:
-        session.add(_version(services, job_id, "b" * 64))
+        session.add(version)
         session.add(
             MetaLearner(
                 id=new_id("ml"), project_id="default", job_id=job_id, name="m", modality="text", task="classification",
