@@ -75,7 +75,7 @@ def _check_same(found: _Parts, written: _Parts, *, strictly: bool) -> None:
     if shapes != expected:
         raise InvalidArtifact("the artifact's tensors are not those of its kind")
     texts = [json.dumps(header, sort_keys=True, allow_nan=False) for _, header in (found, written)]
-    if strictly and texts[0] != texts[1]:
+    if (strictly and texts[0] != texts[1]) or found[1].keys() - written[1].keys():
         raise InvalidArtifact("the artifact's header is not that of its kind")
 
 

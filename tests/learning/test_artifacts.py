@@ -87,3 +87,10 @@ def test_unknown_format_says_what_to_do() -> None:
     with pytest.raises(InvalidArtifact, match="format 4") as error:
         read(newer)
     assert "install the version" in error.value.hint
+
+
+def test_artifact_from_before_the_seal_is_refused_when_it_says_more_than_those_did() -> None:
+    data, read = artifacts()["classifier"]
+    header = read_header(unsealed(data)) | {"seam": "0" * 64}
+    with pytest.raises(InvalidArtifact):
+        read(save(load(data), metadata={"metagraft": json.dumps(header)}))
