@@ -35,7 +35,7 @@ def gc(
     from app.storage import make_storage
 
     settings = read_settings()
-    with _current_database(settings) as database:
+    with _database_answers(), _current_database(settings) as database:
         try:
             found = (preview if dry_run else collect)(database, make_storage(settings), older_than_hours=older_than)
         except AppError as error:
@@ -64,7 +64,7 @@ def backup(
     from app.storage import make_storage
 
     settings = read_settings()
-    with _current_database(settings) as database:
+    with _database_answers(), _current_database(settings) as database:
         try:
             made = write_backup(database, make_storage(settings), target)
         except (BackupError, AppError, OSError) as error:
@@ -82,7 +82,7 @@ def restore(source: Annotated[Path, typer.Argument(help="What `metagraft backup`
 
     settings = read_settings()
     try:
-        with lock_data_dir(settings.data_dir):
+        with _database_answers(), lock_data_dir(settings.data_dir):
             found = restore_backup(settings, make_storage(settings), source)
     except (BackupError, AppError, CannotServe, OSError) as error:
         raise fail(f"Nothing was restored: {error}") from None
@@ -102,3 +102,14 @@ def _current_database(settings: Settings) -> Iterator["Database"]:
         yield database
     finally:
         database.dispose()
+
+
+@contextmanager
+def _database_answers() -> Iterator[None]:
+    from sqlalchemy.exc import OperationalError
+
+    try:
+        yield
+    except OperationalError as error:
+        reason = str(error.orig).partition("\n")[0]
+        raise fail(f"The database is busy or away ({reason}); try again.") from None

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, MetaData, func, inspect, select, text
+from sqlalchemy import Connection, Engine, MetaData, func, inspect, select, text
+from sqlalchemy.exc import DataError, IntegrityError
 
 from app.backups import rows
 from app.backups.containers import Source, open_container
@@ -135,16 +136,26 @@ def _fill(settings: Settings, engine: Engine, source: Source, manifest: Manifest
     config = alembic_config(settings)
     command.downgrade(config, "base")
     command.upgrade(config, manifest.schema_revision)
+    try:
+        with engine.begin() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SET LOCAL statement_timeout = 0"))
+            _insert_all(connection, source, manifest)
+    except (DataError, IntegrityError) as error:
+        reason = str(error.orig).partition("\n")[0]
+        raise BackupError(f"the rows do not fit their tables ({reason}); use another backup") from None
+
+
+def _insert_all(connection: Connection, source: Source, manifest: Manifest) -> None:
     metadata = MetaData()
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SET LOCAL statement_timeout = 0"))
-        metadata.reflect(connection)
-        if unknown := sorted(manifest.tables.keys() - metadata.tables.keys()):
-            raise BackupError(f"the backup has a table {unknown[0]}, which its schema has not; use another backup")
-        connection.execute(metadata.tables[Project.__tablename__].delete())
-        for table in metadata.sorted_tables:
-            if table.name in manifest.tables:
-                path = table_path(table.name)
-                with source.open(path) as file:
-                    rows.insert(connection, table, rows.parsed(file, path), path)
+    metadata.reflect(connection)
+    expected = Base.metadata.tables.keys() & metadata.tables.keys() - rows.TRANSIENT
+    if expected != manifest.tables.keys():
+        name = sorted(expected ^ manifest.tables.keys())[0]
+        raise BackupError(f"the backup and its schema do not agree on the table {name}; use another backup")
+    connection.execute(metadata.tables[Project.__tablename__].delete())
+    for table in metadata.sorted_tables:
+        if table.name in manifest.tables:
+            path = table_path(table.name)
+            with source.open(path) as file:
+                rows.insert(connection, table, rows.parsed(file, path), path)

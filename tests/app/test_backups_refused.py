@@ -1,5 +1,6 @@
 """Backups that are damaged, of another version or not wanted here: refused, and nothing is written."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -98,6 +99,48 @@ def test_backup_is_refused_and_nothing_written_when(
     assert message.replace("BLOB", sha256) in str(error.value)
     assert list(storage.blobs()) == []
     assert not (other.data_dir / "other.db").exists()
+
+
+def _rewrite(folder: Path, table: str, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    """Other rows, and a manifest that fits them."""
+    path = folder / table_path(table)
+    lines = change(path.read_bytes().splitlines(keepends=True))
+    path.write_bytes(b"".join(lines))
+    listed = json.loads((folder / MANIFEST).read_text())["tables"]
+    listed[table] = {"rows": len(lines), "sha256": hashlib.sha256(b"".join(lines)).hexdigest()}
+    _change_manifest(folder, tables=listed)
+
+
+def _drop_table(folder: Path) -> None:
+    listed = json.loads((folder / MANIFEST).read_text())["tables"]
+    del listed["feedback"]
+    _change_manifest(folder, tables=listed)
+
+
+CONTRADICTIONS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a row is there twice": (lambda folder: _rewrite(folder, "jobs", lambda rows: rows + rows[:1]), "do not fit"),
+    "a row names one that is not there": (
+        lambda folder: _rewrite(folder, "models", lambda rows: rows[:1]), "do not fit",
+    ),
+    "a row lacks a column": (lambda folder: _rewrite(folder, "jobs", lambda _: [b'{"id":"x"}\n']), "other columns"),
+    "a row is no object": (lambda folder: _rewrite(folder, "jobs", lambda _: [b"[]\n"]), "line 1 of tables/jobs.jsonl"),
+    "a time is none": (
+        lambda folder: _rewrite(folder, "jobs", lambda rows: [rows[0].replace(b"2026-01", b"2026-99")]), "is no time",
+    ),
+    "a table is not listed": (_drop_table, "the table feedback"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_nothing_is_restored_when(services: Services, other: Settings, tmp_path: Path, case: str) -> None:
+    contradict, message = CONTRADICTIONS[case]
+    filled(services)
+    write_backup(services.database, services.storage, tmp_path / "b")
+    contradict(tmp_path / "b")
+    with pytest.raises(BackupError, match=message):
+        restore_backup(other, make_storage(other), tmp_path / "b")
+    if (other.data_dir / "other.db").exists():
+        assert sum(map(len, rows_of(other).values())) <= 1  # the default project
 
 
 @pytest.mark.parametrize("kept", [0.2, 0.6, 0.9])
