@@ -151,7 +151,7 @@ def _insert_all(connection: Connection, source: Source, manifest: Manifest) -> N
     metadata.reflect(connection)
     expected = Base.metadata.tables.keys() & metadata.tables.keys() - rows.TRANSIENT
     if expected != manifest.tables.keys():
-        name = sorted(expected ^ manifest.tables.keys())[0]
+        name = min(expected ^ manifest.tables.keys())
         raise BackupError(f"the backup and its schema do not agree on the table {name}; use another backup")
     connection.execute(metadata.tables[Project.__tablename__].delete())
     for table in metadata.sorted_tables:
