@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from app import cli_storage
 from app.cli_common import fail as _fail
 from app.cli_common import migrate as _migrate
 from app.cli_common import read_settings as _settings
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(keys, name="keys")
 app.add_typer(projects, name="projects")
+cli_storage.add_to(app)
 
 
 def _check_may_bind(settings: Settings) -> None:

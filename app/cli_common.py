@@ -61,3 +61,7 @@ def transaction() -> "Iterator[Session]":
         raise fail(error.detail) from None
     finally:
         database.dispose()
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -11,6 +11,7 @@ AppError                 status  code
 ├── Unauthorized          401    unauthorized
 ├── Forbidden             403    forbidden
 ├── TooManyRequests       429    too_many_requests
+├── ArtifactCorrupted     500    artifact_corrupted: a stored model is damaged; the operator restores it
 └── Unavailable           503    unavailable: try again
 """
 
@@ -135,6 +136,12 @@ class TooManyRequests(AppError):
 
 class Unavailable(AppError):
     status, code, title, retryable = 503, "unavailable", "Service unavailable", True
+
+
+class ArtifactCorrupted(AppError):
+    """Not the client's fault, and not over by itself: only an operator can mend a stored model."""
+
+    status, code, title = 500, "artifact_corrupted", "Artifact corrupted"
 
 
 class InternalError(AppError):

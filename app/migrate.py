@@ -6,7 +6,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 import migrations
 from app.settings import Settings
@@ -24,8 +24,13 @@ def upgrade(settings: Settings) -> None:
     command.upgrade(alembic_config(settings), "head")
 
 
+def revision_of(connection: Connection) -> str:
+    """The newest migration that the database has; empty where it has none."""
+    return MigrationContext.configure(connection).get_current_revision() or ""
+
+
 def is_current(settings: Settings, engine: Engine) -> bool:
     """Whether the database has the newest schema."""
     head = ScriptDirectory.from_config(alembic_config(settings)).get_current_head()
     with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision() == head
+        return revision_of(connection) == head

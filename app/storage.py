@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import re
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +21,8 @@ from app.errors import NotFound, Unavailable
 from app.settings import Settings
 
 CHUNK = 2**20
+_INCOMING = ".incoming-"
+_NAME = re.compile(r"[0-9a-f]{64}")
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +50,14 @@ class Storage(Protocol):
         """Removes the blob; nothing happens where it is already gone."""
         ...
 
+    def blobs(self) -> Iterator[tuple[str, int]]:
+        """The name and the bytes of every blob, in no order. Whatever else lies there is passed over."""
+        ...
+
+    def discard_partial(self, older_than: float) -> int:
+        """Removes what writers that died left half written more than so many seconds ago; its bytes."""
+        ...
+
     def check(self) -> None:
         """Raises `Unavailable` where the storage cannot be reached."""
         ...
@@ -65,7 +77,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 def write_durably(path: Path, chunks: Iterator[bytes]) -> None:
     """Temp file, fsync, rename, fsync of the folder: after a crash the file is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".incoming-")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_INCOMING)
     try:
         with os.fdopen(descriptor, "wb") as file:
             for chunk in chunks:
@@ -85,8 +97,20 @@ def write_durably(path: Path, chunks: Iterator[bytes]) -> None:
 
 def _verified(path: Path, sha256: str) -> Path:
     if sha256_of(path) != sha256:
-        raise Unavailable(f"Stored blob {sha256[:12]}… is damaged; restore it from a backup.", code="blob_damaged")
+        raise _damaged(sha256)
     return path
+
+
+def _verified_bytes(path: Path, sha256: str) -> bytes:
+    """The very bytes that were checked: a file can change after it was looked at."""
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise _damaged(sha256)
+    return data
+
+
+def _damaged(sha256: str) -> Unavailable:
+    return Unavailable(f"Stored blob {sha256[:12]}… is damaged; restore it from a backup.", code="blob_damaged")
 
 
 class FolderStorage:
@@ -113,19 +137,38 @@ class FolderStorage:
         return self._put(hashlib.sha256(data).hexdigest(), iter([data]))
 
     def fetch(self, sha256: str) -> Path:
-        path = self._path(sha256)
-        if not path.exists():
-            raise NotFound(f"There is no blob {sha256[:12]}…")
-        return _verified(path, sha256)
+        try:
+            return _verified(self._path(sha256), sha256)
+        except FileNotFoundError:
+            raise NotFound(f"There is no blob {sha256[:12]}…") from None
 
     def read(self, sha256: str) -> bytes:
-        return self.fetch(sha256).read_bytes()
+        try:
+            return _verified_bytes(self._path(sha256), sha256)
+        except FileNotFoundError:
+            raise NotFound(f"There is no blob {sha256[:12]}…") from None
 
     def exists(self, sha256: str) -> bool:
         return self._path(sha256).exists()
 
     def delete(self, sha256: str) -> None:
         self._path(sha256).unlink(missing_ok=True)
+
+    def blobs(self) -> Iterator[tuple[str, int]]:
+        for path in self.root.glob("??/*"):
+            if _NAME.fullmatch(path.name) and path.name.startswith(path.parent.name):
+                with suppress(FileNotFoundError):  # it was deleted meanwhile
+                    yield path.name, path.stat().st_size
+
+    def discard_partial(self, older_than: float) -> int:
+        freed = 0
+        for path in self.root.glob(f"??/{_INCOMING}*"):
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                if time.time() - found.st_mtime >= older_than:
+                    path.unlink()
+                    freed += found.st_size
+        return freed
 
     def check(self) -> None:
         if not os.access(self.root, os.W_OK):
@@ -172,7 +215,7 @@ class S3Storage:
             raise
 
     def read(self, sha256: str) -> bytes:
-        return self.fetch(sha256).read_bytes()
+        return _verified_bytes(self.fetch(sha256), sha256)
 
     def exists(self, sha256: str) -> bool:
         try:
@@ -186,6 +229,17 @@ class S3Storage:
         with _reachable():
             obstore.delete(self.store, self._key(sha256))
         (self.cache / sha256[:2] / sha256).unlink(missing_ok=True)
+
+    def blobs(self) -> Iterator[tuple[str, int]]:
+        with _reachable():
+            for batch in obstore.list(self.store):
+                for found in batch:
+                    folder, _, name = str(found["path"]).removeprefix(f"{self.store.prefix}/").partition("/")
+                    if _NAME.fullmatch(name) and name.startswith(folder):
+                        yield name, int(found["size"])
+
+    def discard_partial(self, older_than: float) -> int:  # noqa: ARG002 - an object appears whole or not at all
+        return 0
 
     def check(self) -> None:
         with _reachable():

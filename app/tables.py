@@ -240,3 +240,12 @@ class Lease(Base):
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     owner: Mapped[str | None] = mapped_column(String(40))
     until: Mapped[float] = mapped_column(Float, default=0.0)
+
+
+class BlobMark(Base):
+    """A blob that garbage collection found no row to name, and when it first did (the database's clock)."""
+
+    __tablename__ = "blob_marks"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    marked_at: Mapped[float] = mapped_column(Float)

@@ -20,14 +20,15 @@ from learning.choice import Choice, graft_report, shares_in
 from learning.class_names import ClassNames, Named
 from learning.config import AutoOptions, GraftTuningOptions, StrategyOptions
 from learning.context import TransferContext, can_read, make_context
-from learning.errors import IncompatibleDomain, InvalidData
+from learning.errors import IncompatibleDomain, InvalidData, NonFiniteFeatures
 from learning.expectation import expectation, expected_gain
 from learning.folds import plan_folds
 from learning.graft_tuning import TargetEncoding, TunedGraft, mixed_start, tune_graft
 from learning.meta import MetaLearner
 from learning.selection import hold_contest, select
 from learning.transfer_candidates import Init, make_candidate
-from learning.types import Domain, Featuriser, LabelledSet, Modality, Progress
+from learning.types import Domain, Features, Featuriser, LabelledSet, Modality, Progress
+from learning.usefulness import usefulness_warnings
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +71,9 @@ def adapt(
         InvalidData: fewer than two examples or fewer than two classes.
         InvalidOptions: a transfer strategy without anything to transfer.
         IncompatibleDomain: sources or meta-learner of another task.
-        UselessModel: the fitted model is not finite, or clearly worse than always answering the majority.
+        NonFiniteFeatures: a row of the target or of a source is not finite.
+        UselessModel: the fitted model is clearly worse than always answering the majority (or the mean).
+        NonFiniteModel: its numbers, or its held-out answers, are not finite.
         Cancelled: whatever `progress` raises passes through.
     """
     _check(target, sources, meta_learner)
@@ -181,8 +184,8 @@ class _Job:
         )  # fmt: skip
         if self.meta_learner is not None and fitted.pipeline.featuriser.graft:
             learner = replace(learner, graft=tuned.graft if tuned is not None else self.meta_learner.graft)
-        warnings = report.usefulness_warnings(own.held_out, own.useful_S, support)
-        refuse_useless(learner, warnings)
+        warnings = usefulness_warnings(own.held_out, own.useful_S, support)
+        refuse_useless(learner, own, warnings)
         warnings += report.source_warnings(choice.contest.misled)
         self.progress(1.0, "fitted")
         told = report.make_report(
@@ -204,6 +207,8 @@ def _check(target: Domain, sources: Sequence[Domain], meta_learner: MetaLearner 
         raise InvalidData(f"the dataset has {len(data)} example(s)", hint="label at least two examples")
     if data.task == "classification" and len(data.labels_N.unique()) < 2:
         raise InvalidData("the dataset has a single class", hint="add examples of at least one other class")
+    for domain in (target, *sources):
+        _check_finite(domain)
     for source in sources:
         if source.data.task != data.task:
             raise IncompatibleDomain(
@@ -212,6 +217,18 @@ def _check(target: Domain, sources: Sequence[Domain], meta_learner: MetaLearner 
             )
     if meta_learner is not None and meta_learner.task != data.task:
         raise IncompatibleDomain(f"the meta-learner is for {meta_learner.task}, the target is a {data.task}")
+
+
+def _check_finite(domain: Domain) -> None:
+    """Tables are checked cell by cell where they are read."""
+    inputs = domain.data.inputs
+    if not isinstance(inputs, Features):
+        return
+    for matrix_NF in (inputs.matrix_NF, *inputs.grafted.values()):
+        bad_N = ~torch.isfinite(matrix_NF).all(1)
+        if bool(bad_N.any()):
+            row = int(bad_N.nonzero()[0]) + 1
+            raise NonFiniteFeatures(f"row {row} of {domain.name} has no finite features", hint="leave that row out")
 
 
 def _candidate_names(strategy: str, options: StrategyOptions, context: TransferContext | None) -> list[str]:

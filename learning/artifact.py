@@ -1,6 +1,7 @@
-"""Artifacts: safetensors whose metadata is a JSON header with a format version. Never pickle.
+"""Base learners and meta-learners as artifacts, and back. How bytes are written and read: `learning.envelope`.
 
-Loading reads numbers and JSON only, so an artifact from an untrusted place can be wrong but cannot run anything.
+What was read is checked before it is used: it has to be, tensor for tensor and word for word, what would be written for
+the learner that came of it, and that learner has to hold together (`learning.soundness`).
 """
 
 import json
@@ -9,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from learning.base_learner import BaseLearner, Pipeline
 from learning.calibration import Familiarity
+from learning.envelope import is_sealed, read_header, readable, seal, unseal
 from learning.errors import InvalidArtifact
 from learning.featurisers import dump_featuriser, load_featuriser
 from learning.grafts import Graft
@@ -22,51 +22,70 @@ from learning.heads import LinearHead
 from learning.intervals import HeldOutHeads
 from learning.meta import MetaLearner
 from learning.parameters import TransferParameters
+from learning.soundness import check_learner, check_meta_learner, check_tensors
 from learning.statistics import RidgeStatistics
 from learning.types import FittedFeaturiser
 
-FORMAT_VERSION = 2
-_HEADER = "metagraft"
+__all__ = ["dump_learner", "dump_meta_learner", "load_learner", "load_meta_learner", "read_header"]
+
+_LEARNER, _META_LEARNER = "base_learner", "meta_learner"
+#: The tensors and the header of an artifact.
+_Parts = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+def dump_learner(learner: BaseLearner) -> bytes:
+    """The base learner as bytes; equal learners give equal bytes. Raises `NonFiniteModel`."""
+    return seal(_LEARNER, *_learner_parts(learner))
+
+
+def load_learner(data: bytes) -> BaseLearner:
+    """Raises `InvalidArtifact` for anything that is not a whole base learner of a known format."""
+    tensors, header = unseal(data, _LEARNER)
+    with readable("base learner"):
+        learner = _learner(tensors, header)
+        _check_same((tensors, header), _learner_parts(learner), strictly=is_sealed(data))
+        _check_graft(learner.pipeline.featuriser, learner.graft)
+        check_learner(learner)
+    return learner
+
+
+def dump_meta_learner(meta_learner: MetaLearner) -> bytes:
+    """The meta-learner as bytes; equal ones give equal bytes. Raises `NonFiniteModel`."""
+    return seal(_META_LEARNER, *_meta_learner_parts(meta_learner))
+
+
+def load_meta_learner(data: bytes) -> MetaLearner:
+    """Raises `InvalidArtifact` for anything that is not a whole meta-learner of a known format."""
+    tensors, header = unseal(data, _META_LEARNER)
+    with readable("meta-learner"):
+        learner = _meta_learner(tensors, header)
+        _check_same((tensors, header), _meta_learner_parts(learner), strictly=is_sealed(data))
+        _check_graft(learner.featuriser, learner.graft)
+        check_meta_learner(learner)
+    return learner
+
+
+def _check_same(found: _Parts, written: _Parts, *, strictly: bool) -> None:
+    """Nothing is missing, surplus or of another shape: `written` is what would be stored for the learner that was read.
+
+    Not `strictly`: the header, too old for a seal, may lack what was added since.
+    """
+    check_tensors(found[0])
+    shapes, expected = ({name: tensor.shape for name, tensor in tensors.items()} for tensors, _ in (found, written))
+    if shapes != expected:
+        raise InvalidArtifact("the artifact's tensors are not those of its kind")
+    texts = [json.dumps(header, sort_keys=True, allow_nan=False) for _, header in (found, written)]
+    if (strictly and texts[0] != texts[1]) or found[1].keys() - written[1].keys():
+        raise InvalidArtifact("the artifact's header is not that of its kind")
 
 
 def _join(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{group}.{name}": t.contiguous() for group, tensors in groups.items() for name, t in tensors.items()}
+    return {f"{group}.{name}": t for group, tensors in groups.items() for name, t in tensors.items()}
 
 
 def _group(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
     prefix = f"{group}."
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def _dump(kind: str, groups: Mapping[str, Mapping[str, Tensor]], header: Mapping[str, Any]) -> bytes:
-    text = json.dumps({"format_version": FORMAT_VERSION, "kind": kind} | dict(header), sort_keys=True, allow_nan=False)
-    return save(_join(groups), metadata={_HEADER: text})
-
-
-def read_header(data: bytes) -> dict[str, Any]:
-    """The JSON header of an artifact, without its tensors. Raises `InvalidArtifact`."""
-    try:
-        length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        header: dict[str, Any] = json.loads(metadata[_HEADER])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InvalidArtifact("these bytes are not a Metagraft artifact") from error
-    if header.get("format_version") != FORMAT_VERSION:
-        raise InvalidArtifact(f"artifact format {header.get('format_version')!r} is not known to this version")
-    return header
-
-
-def _read(data: bytes, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    header = read_header(data)
-    if header.get("kind") != kind:
-        raise InvalidArtifact(f"this artifact is a {header.get('kind')!r}, not a {kind}")
-    try:
-        tensors = load(data)
-    except SafetensorError as error:
-        raise InvalidArtifact("the artifact's tensors cannot be read") from error
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values() if tensor.is_floating_point()):
-        raise InvalidArtifact("the artifact holds non-finite numbers")
-    return tensors, header
 
 
 def _graft_tensors(graft: Graft | None) -> dict[str, Tensor]:
@@ -83,8 +102,7 @@ def _source_grafts(tensors: Mapping[str, Tensor], names: Sequence[str]) -> dict[
     return {name: graft for name, graft in found.items() if graft is not None}
 
 
-def dump_learner(learner: BaseLearner) -> bytes:
-    """The base learner as bytes; equal learners give equal bytes."""
+def _learner_parts(learner: BaseLearner) -> _Parts:
     pipeline, featuriser = learner.pipeline, dump_featuriser(learner.pipeline.featuriser)
     embedding = {} if pipeline.parameters is None else pipeline.parameters.to(torch.float32).tensors()
     head = {"weight_TF": pipeline.head.weight_TF.float(), "bias_T": pipeline.head.bias_T.float()}
@@ -118,18 +136,7 @@ def dump_learner(learner: BaseLearner) -> bytes:
         "statistics": statistics,
         "graft": _graft_tensors(learner.graft),
     }
-    return _dump("base_learner", groups, header)
-
-
-def load_learner(data: bytes) -> BaseLearner:
-    """Raises `InvalidArtifact` for anything that is not a whole base learner of a known format."""
-    tensors, header = _read(data, "base_learner")
-    try:
-        learner = _learner(tensors, header)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InvalidArtifact("the artifact lacks a part of a base learner") from error
-    _check_graft(learner.pipeline.featuriser, learner.graft)
-    return learner
+    return _join(groups), header
 
 
 def _check_graft(featuriser: FittedFeaturiser, graft: Graft | None) -> None:
@@ -172,8 +179,7 @@ def _learner(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> BaseLe
     )
 
 
-def dump_meta_learner(meta_learner: MetaLearner) -> bytes:
-    """The meta-learner as bytes; equal ones give equal bytes."""
+def _meta_learner_parts(meta_learner: MetaLearner) -> _Parts:
     featuriser = dump_featuriser(meta_learner.featuriser)
     header = {
         "modality": meta_learner.modality,
@@ -189,27 +195,21 @@ def dump_meta_learner(meta_learner: MetaLearner) -> bytes:
     parameters = meta_learner.parameters.to(torch.float32).tensors()
     groups = {"parameters": parameters, "featuriser": featuriser[0], "graft": _graft_tensors(meta_learner.graft)}
     own = enumerate(meta_learner.source_grafts.values())
-    return _dump("meta_learner", groups | {f"source_graft_{i}": _graft_tensors(graft) for i, graft in own}, header)
+    grafts = {f"source_graft_{i}": _graft_tensors(graft) for i, graft in own}
+    return _join(groups | grafts), header
 
 
-def load_meta_learner(data: bytes) -> MetaLearner:
-    """Raises `InvalidArtifact` for anything that is not a whole meta-learner of a known format."""
-    tensors, header = _read(data, "meta_learner")
-    try:
-        learner = MetaLearner(
-            modality=header["modality"],
-            task=header["task"],
-            encoder=header["encoder"],
-            encoder_revision=header["encoder_revision"],
-            columns=dict(header["columns"]),
-            similarity=header["similarity"],
-            featuriser=load_featuriser(_group(tensors, "featuriser"), header["featuriser"]),
-            parameters=TransferParameters.from_tensors(_group(tensors, "parameters")),
-            card=header["card"],
-            graft=_graft(tensors),
-            source_grafts=_source_grafts(tensors, header["source_grafts"]),
-        )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InvalidArtifact("the artifact lacks a part of a meta-learner") from error
-    _check_graft(learner.featuriser, learner.graft)
-    return learner
+def _meta_learner(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> MetaLearner:
+    return MetaLearner(
+        modality=header["modality"],
+        task=header["task"],
+        encoder=header["encoder"],
+        encoder_revision=header["encoder_revision"],
+        columns=dict(header["columns"]),
+        similarity=header["similarity"],
+        featuriser=load_featuriser(_group(tensors, "featuriser"), header["featuriser"]),
+        parameters=TransferParameters.from_tensors(_group(tensors, "parameters")),
+        card=header["card"],
+        graft=_graft(tensors),
+        source_grafts=_source_grafts(tensors, header["source_grafts"]),
+    )

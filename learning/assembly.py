@@ -11,7 +11,7 @@ from torch import Tensor
 from learning.base_learner import BaseLearner, Pipeline
 from learning.calibration import fit_familiarity, set_threshold
 from learning.candidates import FittedCandidate
-from learning.errors import UselessModel
+from learning.errors import NonFiniteModel, UselessModel
 from learning.folds import HeldOut, held_out_heads
 from learning.heads import LinearHead
 from learning.intervals import interpolated_quantile
@@ -92,9 +92,11 @@ def _embedding_only(parameters: TransferParameters) -> TransferParameters | None
     return parameters.to(torch.float32).to(torch.float64) if len(parameters.projection_PF) else None
 
 
-def refuse_useless(learner: BaseLearner, warnings: Sequence[Mapping[str, Any]]) -> None:
-    if not learner.is_finite:
-        raise UselessModel("the fitted model is not finite", hint="check the inputs for extreme values")
+def refuse_useless(learner: BaseLearner, scored: Scored, warnings: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `NonFiniteModel` or `UselessModel` where the learner must not be published."""
+    held_out_ST = scored.held_out.outputs_ST[scored.useful_S]
+    if not learner.is_finite or not bool(torch.isfinite(held_out_ST).all()):
+        raise NonFiniteModel("the fitted model is not finite", hint="check the inputs for extreme values")
     for warning in warnings:
         if warning["code"] == "worse_than_majority":
             raise UselessModel(

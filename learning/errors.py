@@ -2,10 +2,12 @@
 
 LearningError
 ├── InvalidData        the examples cannot be learnt from as they are; `hint` says what to change
+│   └── NonFiniteFeatures   an encoder made NaN or infinity of an input
 ├── InvalidOptions     a hyper-parameter is impossible for this data
 ├── IncompatibleDomain a source, meta-learner or artifact does not fit the target
-├── InvalidArtifact    bytes that are not an artifact, or are of an unknown format version
-├── UselessModel       the fitted model is non-finite or worse than always answering the majority
+├── InvalidArtifact    bytes that are not an artifact, are damaged, or are of an unknown format version
+├── UselessModel       the fitted model is worse than always answering the majority, or the mean
+│   └── NonFiniteModel      its numbers, or its held-out answers, are not finite
 └── Cancelled          the caller's progress callback asked to stop
 """
 
@@ -27,6 +29,10 @@ class InvalidData(LearningError):
     code = "invalid_data"
 
 
+class NonFiniteFeatures(InvalidData):
+    code = "non_finite_features"
+
+
 class InvalidOptions(LearningError):
     code = "invalid_options"
 
@@ -41,6 +47,10 @@ class InvalidArtifact(LearningError):
 
 class UselessModel(LearningError):
     code = "useless_model"
+
+
+class NonFiniteModel(UselessModel):
+    code = "non_finite_model"
 
 
 class Cancelled(LearningError):

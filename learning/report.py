@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from learning.calibration import expected_calibration_error, prediction_sets
 from learning.candidates import FittedCandidate
 from learning.context import TransferContext
-from learning.folds import HeldOut
 from learning.guard import DOUBT, Gain
 from learning.metric import effective_sample_size
 from learning.sources import SourceBank
 from learning.support_head import support_targets
 from learning.transferability import MEASURE, SourceScore, rank_sources
 from learning.types import Domain, LabelledSet, Table
+from learning.usefulness import accuracy, explained, make_warning
 
 if TYPE_CHECKING:
     from learning.assembly import Scored
@@ -27,34 +26,9 @@ if TYPE_CHECKING:
 TOP_EXAMPLES = 5
 
 
-def wilson_interval(hits: float, n: float) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927); (0, 1) of nothing."""
-    if n == 0:
-        return 0.0, 1.0
-    z, p = 1.96, hits / n
-    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
-
-
-def _accuracy(outputs_ST: Tensor, labels_S: Tensor) -> tuple[float | None, list[float]]:
-    hits = int((outputs_ST.argmax(1) == labels_S).sum())
-    return (hits / len(labels_S) if len(labels_S) else None), list(wilson_interval(hits, len(labels_S)))
-
-
-def _explained(outputs_ST: Tensor, labels_S: Tensor) -> tuple[float | None, list[float]]:
-    """1 - squared error relative to the labels' variance, with an interval from the rows' own errors."""
-    if len(labels_S) < 2:
-        return None, [-1.0, 1.0]
-    variance = float(labels_S.double().var(correction=0)) or 1.0
-    share_S = (outputs_ST[:, 0] - labels_S.double()).square() / variance
-    half = 1.96 * float(share_S.std()) / math.sqrt(len(share_S))
-    value = 1 - float(share_S.mean())
-    return value, [value - half, value + half]
-
-
 def _score(scored: Scored, support: LabelledSet) -> tuple[float | None, list[float]]:
     rows_S = scored.useful_S
-    measure = _accuracy if support.classes else _explained
+    measure = accuracy if support.classes else explained
     return measure(scored.held_out.outputs_ST[rows_S], support.labels_N[rows_S])
 
 
@@ -170,42 +144,12 @@ def _label_case(context: TransferContext | None, support: LabelledSet) -> str:
     return "shared" if shared == set(support.classes) else "partly shared"
 
 
-def _warning(code: str, message: str) -> dict[str, Any]:
-    return {"code": code, "message": message}
-
-
-def usefulness_warnings(answers: HeldOut, useful_S: Tensor, support: LabelledSet) -> list[dict[str, Any]]:
-    """Whether held-out answers beat always giving the majority class (or the mean)."""
-    labels_S = support.labels_N[useful_S]
-    outputs_ST = answers.outputs_ST[useful_S]
-    if not len(labels_S):
-        return [_warning("not_validated", "Too few examples per class to hold any out: nothing here was validated.")]
-    if not support.classes:
-        value, (_, high) = _explained(outputs_ST, labels_S)
-        # The mean of the other rows misses a held-out one by n / (n - 1) of its deviation.
-        baseline = 1 - (len(support) / (len(support) - 1)) ** 2
-        # On two rows, or constant features, nothing but rounding tells a model from the mean.
-        if value is not None and high < baseline - 1e-6:
-            return [_warning("worse_than_majority", "Held-out answers are worse than always giving the mean label.")]
-        return []
-    n_rows, hits = len(labels_S), int((outputs_ST.argmax(1) == labels_S).sum())
-    share = float(torch.bincount(support.labels_N).max()) / len(support)
-    # Heads of one small support err together: their hits vary as those of half as many independent rows do.
-    if wilson_interval(hits / 2, n_rows / 2)[1] < float(answers.majority_S[useful_S].double().mean()):
-        message = f"Held-out accuracy {hits}/{n_rows} is worse than always giving the majority class."
-        return [_warning("worse_than_majority", message)]
-    if hits <= share * n_rows:
-        message = f"Held-out accuracy {hits}/{n_rows} does not beat the majority class ({share:.2f})."
-        return [_warning("no_better_than_majority", message)]
-    return []
-
-
 def source_warnings(misled: float | None) -> list[dict[str, Any]]:
     """Whether the sources, which mislead with probability `misled`, are in doubt."""
     if misled is None or misled < DOUBT:
         return []
     message = f"The sources' labels seem to mean something else here (probability {misled:.2f}): check them."
-    return [_warning("misleading_sources", message)]
+    return [make_warning("misleading_sources", message)]
 
 
 def data_warnings(support: LabelledSet, context: TransferContext | None) -> list[dict[str, Any]]:
@@ -213,31 +157,33 @@ def data_warnings(support: LabelledSet, context: TransferContext | None) -> list
     found = []
     keys = support.inputs.keys()
     if len(set(keys)) < len(keys):
-        found.append(_warning("duplicates", f"{len(keys) - len(set(keys))} example(s) repeat another one."))
+        found.append(make_warning("duplicates", f"{len(keys) - len(set(keys))} example(s) repeat another one."))
     if support.classes:
         counts = torch.bincount(support.labels_N, minlength=len(support.classes)).tolist()
         lone = sorted(name for name, count in zip(support.classes, counts, strict=True) if count == 1)
         if lone:
             found.append(
-                _warning("one_shot_classes", f"{len(lone)} class(es) have one example: {', '.join(lone[:5])}.")
+                make_warning("one_shot_classes", f"{len(lone)} class(es) have one example: {', '.join(lone[:5])}.")
             )
         if max(counts) > 10 * min(counts):
             found.append(
-                _warning(
+                make_warning(
                     "class_imbalance", f"The largest class has {max(counts)} examples, the smallest {min(counts)}."
                 )
             )
     alignment = getattr(context.featuriser, "alignment", []) if context else []
-    found += [_warning("column_alignment", note) for note in alignment]
+    found += [make_warning("column_alignment", note) for note in alignment]
     if context and isinstance(support.inputs, Table):
         read = {column.name for column in getattr(context.featuriser, "columns", ())}
         unread = sorted({*support.inputs.numeric, *support.inputs.categorical} - read)
         if unread:
             message = f"No source has {', '.join(unread[:10])}: only target_only can use it."
-            found.append(_warning("column_alignment", message))
+            found.append(make_warning("column_alignment", message))
     if _label_case(context, support) == "disjoint":
         found.append(
-            _warning("disjoint_labels", "Sources name under half of the target classes: they only shape the metric.")
+            make_warning(
+                "disjoint_labels", "Sources name under half of the target classes: they only shape the metric."
+            )
         )
     return found
 
@@ -245,7 +191,9 @@ def data_warnings(support: LabelledSet, context: TransferContext | None) -> list
 def _unread_sources(context: TransferContext | None, sources: Sequence[Domain]) -> list[dict[str, Any]]:
     if context is not None or not sources:
         return []
-    return [_warning("no_common_columns", "The sources share no column with the target: nothing could be transferred.")]
+    return [
+        make_warning("no_common_columns", "The sources share no column with the target: nothing could be transferred.")
+    ]
 
 
 def make_report(

@@ -29,8 +29,8 @@ from learning.guard import (
     row_scores,
 )
 from learning.misleading import misleading_probability
-from learning.report import usefulness_warnings
 from learning.types import LabelledSet, Progress
+from learning.usefulness import usefulness_warnings
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

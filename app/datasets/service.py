@@ -6,19 +6,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.datasets.findings import shown
+from app import blobs
 from app.datasets.ingest import Ingested, ingest
 from app.datasets.uploads import Upload
 from app.dependencies import Services, after_commit
-from app.errors import Conflict, ErrorItem, Forbidden, NotFound
+from app.errors import Forbidden, NotFound
 from app.ids import new_id
 from app.paging import Page, page_by_id
 from app.projects import quotas
 from app.tables import Dataset, Job, MetaLearner
+from app.uses import refuse_while_used
 
 
 def get(session: Session, project_id: str, dataset_id: str) -> Dataset:
@@ -77,7 +78,7 @@ def create(services: Services, session: Session, project_id: str, prepared: Prep
     _claim_room(services, session, dataset)
     try:
         with session.begin_nested():
-            _lock_blob(session, blob)
+            blobs.hold(session, services.storage, blob, lambda: services.storage.put_file(prepared.canonical))
             session.add(dataset)
     except IntegrityError:
         winner = session.scalar(_same_content(project_id, ingested.content_hash))
@@ -85,8 +86,6 @@ def create(services: Services, session: Session, project_id: str, prepared: Prep
             raise
         after_commit(session, partial(_purge_unused, services, blob))
         return winner, False
-    if not services.storage.exists(blob):
-        services.storage.put_file(prepared.canonical)  # it was deleted with another dataset in between
     return dataset, True
 
 
@@ -132,10 +131,8 @@ def delete(services: Services, session: Session, project_id: str, dataset_id: st
     owned = select(Dataset).where(Dataset.project_id == project_id, Dataset.id == dataset_id).with_for_update()
     dataset = session.scalar(owned) or get(session, project_id, dataset_id)
     users = [*_jobs_using(session, project_id, dataset_id), *_meta_learners_using(session, project_id, dataset_id)]
-    if users:
-        items = [ErrorItem(code="in_use", message=f"{user} uses the dataset.") for user in users[:100]]
-        message = f"The dataset is in use by {shown(users)}."
-        raise Conflict(message, code="dataset_in_use", errors=items)
+    hint = "Wait for a job to end or cancel it; delete a meta-learner first."
+    refuse_while_used("The dataset", users, code="dataset_in_use", hint=hint)
     session.delete(dataset)
     session.flush()
     after_commit(session, partial(_purge_unused, services, dataset.blob))
@@ -143,6 +140,7 @@ def delete(services: Services, session: Session, project_id: str, dataset_id: st
 
 def _jobs_using(session: Session, project_id: str, dataset_id: str) -> Iterable[str]:
     unfinished = select(Job.id, Job.spec).where(Job.project_id == project_id, Job.state.in_(["queued", "running"]))
+    unfinished = unfinished.order_by(Job.id)
     return [job_id for job_id, spec in session.execute(unfinished) if dataset_id in _datasets_of(spec)]
 
 
@@ -152,18 +150,11 @@ def _datasets_of(spec: dict[str, Any]) -> list[Any]:
 
 def _meta_learners_using(session: Session, project_id: str, dataset_id: str) -> Iterable[str]:
     learners = select(MetaLearner.id, MetaLearner.sources).where(MetaLearner.project_id == project_id)
+    learners = learners.order_by(MetaLearner.id)
     return [learner_id for learner_id, sources in session.execute(learners) if dataset_id in sources]
 
 
-def _lock_blob(session: Session, blob: str) -> None:
-    """Until the transaction ends nobody else decides about this blob. SQLite has one writer at a time anyway."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.pg_advisory_xact_lock(int(blob[:15], 16))))
-
-
 def _purge_unused(services: Services, blob: str) -> None:
-    """Deletes the blob unless some dataset, of whatever project, has it."""
+    """Deletes the blob unless something else, of whatever project, is stored as it."""
     with services.database.transaction() as session:
-        _lock_blob(session, blob)
-        if session.scalar(select(Dataset.id).where(Dataset.blob == blob).limit(1)) is None:
-            services.storage.delete(blob)
+        blobs.delete_unused(session, services.storage, blob)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import structlog
 import torch
 
@@ -19,7 +20,7 @@ from app.storage import Storage
 from learning.base_learner import BaseLearner
 from learning.encoders.columns import Kind, table_from_columns
 from learning.encoders.registry import Encoder
-from learning.errors import IncompatibleDomain, InvalidData
+from learning.errors import IncompatibleDomain, InvalidData, NonFiniteFeatures
 from learning.grafts import Graft
 from learning.types import Features, Inputs
 
@@ -104,7 +105,7 @@ class InferenceEngine:
         `inputs` are as sent by a client: strings, objects, and base64 or bytes for images.
 
         Raises:
-            NotFound, Unavailable: the model's artifact cannot be loaded.
+            NotFound, Unavailable, ArtifactCorrupted: the model's artifact cannot be loaded.
             IncompatibleDomain: the model was fitted on an encoder that this installation does not have.
         """
         learner = self.learners.get(artifact)
@@ -178,6 +179,10 @@ class InferenceEngine:
         def encode(rows: list[int], report: Callable[[int], None]) -> Matrix:
             with self.encoders.turn(encoder.name):
                 matrix: Matrix = encoder.encode([values[row] for row in rows], progress=report).numpy()
+            if not np.isfinite(matrix).all():  # never kept: what is in the cache is not looked at again
+                raise NonFiniteFeatures(
+                    f"the encoder {encoder.name} makes no finite numbers of an input", hint="leave that input out"
+                )
             return matrix
 
         space = self.features.space(encoder.name, encoder.revision)

@@ -2,12 +2,17 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeVar
 
-from app.errors import Unavailable
+from app.errors import ArtifactCorrupted, Unavailable
 from app.storage import Storage
-from learning.artifact import load_learner
+from learning.artifact import load_learner, load_meta_learner
 from learning.base_learner import BaseLearner
 from learning.errors import InvalidArtifact
+from learning.meta import MetaLearner
+
+Loaded = TypeVar("Loaded", BaseLearner, MetaLearner)
 
 
 class LearnerCache:
@@ -28,7 +33,8 @@ class LearnerCache:
 
         Raises:
             NotFound: the storage does not have the blob.
-            Unavailable: the blob is damaged, or of a format this version does not know.
+            ArtifactCorrupted: the blob is damaged, no model, or of a format this version does not know.
+            Unavailable: the storage is away.
         """
         if (learner := self._cached(artifact)) is not None:
             return learner
@@ -38,8 +44,8 @@ class LearnerCache:
             if (learner := self._cached(artifact)) is not None:
                 return learner
             try:
-                data = self._storage.read(artifact)
-                learner = _load(data)
+                data = _read(self._storage, artifact)
+                learner = _loaded(load_learner, data)
                 self._keep(artifact, learner, len(data))
             finally:
                 with self._lock:
@@ -64,9 +70,24 @@ class LearnerCache:
                 self._bytes -= freed
 
 
-def _load(data: bytes) -> BaseLearner:
+def meta_learner_of(data: bytes) -> MetaLearner:
+    """Raises `ArtifactCorrupted` where the bytes are no meta-learner that this version knows."""
+    return _loaded(load_meta_learner, data)
+
+
+def _read(storage: Storage, artifact: str) -> bytes:
     try:
-        return load_learner(data)
+        return storage.read(artifact)
+    except Unavailable as error:
+        if error.code != "blob_damaged":
+            raise
+        raise ArtifactCorrupted(f"The stored model is damaged. {error.detail}") from error
+
+
+def _loaded(load: Callable[[bytes], Loaded], data: bytes) -> Loaded:
+    try:
+        return load(data)
     except InvalidArtifact as error:
         # The client asked rightly; it is the stored model that does not fit this installation.
-        raise Unavailable(f"The stored model cannot be read: {error}", code="artifact_unreadable") from error
+        hint = error.hint or "restore it from a backup, or adapt it again"
+        raise ArtifactCorrupted(f"The stored model cannot be read: {error}; {hint}.") from error

@@ -9,6 +9,7 @@ import torch
 from app.datasets.examples import Examples
 from app.errors import finite
 from app.inference.engine import InferenceEngine
+from app.inference.learners import meta_learner_of
 from app.inference.preparation import (
     NamedExamples,
     all_columns,
@@ -24,7 +25,7 @@ from app.inference.preparation import (
     validated,
 )
 from learning.adaptation import adapt
-from learning.artifact import dump_learner, dump_meta_learner, load_meta_learner
+from learning.artifact import dump_learner, dump_meta_learner
 from learning.config import STRATEGIES, GraftTuningOptions, MetaTrainOptions, StrategyOptions
 from learning.errors import InvalidData
 from learning.featurisers import featuriser_for
@@ -71,10 +72,11 @@ def run_adapt(
 
     Raises:
         LearningError: the data, the options or the meta-learner do not fit; whatever `progress` raises.
+        ArtifactCorrupted: the bytes of the meta-learner are damaged.
     """
     began = time.perf_counter()
     chosen = validated(STRATEGIES[strategy], options)
-    meta = load_meta_learner(meta_learner) if meta_learner is not None else None
+    meta = meta_learner_of(meta_learner) if meta_learner is not None else None
     examples = target[1]
     modality = cast("Modality", examples.modality)
     encoder = encoder_name(chosen.encoder, meta, modality)

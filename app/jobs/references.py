@@ -173,6 +173,10 @@ def _version(session: Session, project_id: str, ref: str, complaints: Complaints
     """The model and version that `name`, `name@3` or `name@alias` names."""
     name, _, selector = ref.partition("@")
     number = min(int(selector), MAX_NUMBER) if selector.isdigit() else None
+    # As `_rows` does: the version must not be deleted before the job that names it is committed.
+    session.execute(
+        select(Model.id).where(Model.project_id == project_id, Model.name == name).with_for_update(read=True)
+    )
     try:
         return models.resolve(session, project_id, name, number=number, alias=selector or models.LATEST)
     except NotFound as error:

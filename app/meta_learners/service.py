@@ -3,9 +3,10 @@
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from app.errors import Conflict, NotFound
+from app.errors import NotFound
 from app.models.service import active_jobs
 from app.tables import MetaLearner
+from app.uses import UNTIL_A_JOB_ENDS, refuse_while_used
 
 
 def owned(project_id: str) -> Select[MetaLearner]:
@@ -30,6 +31,6 @@ def delete(session: Session, project_id: str, meta_learner_id: str) -> None:
     """
     # The lock meets that of a job being submitted, so a job never begins without what it names.
     row = get(session, project_id, meta_learner_id, for_update=True)
-    if any(job.spec.get("meta_learner") == row.id for job in active_jobs(session, project_id, ["adapt"])):
-        raise Conflict("A job is using this meta-learner; wait for it or cancel it.", code="meta_learner_in_use")
+    users = [job.id for job in active_jobs(session, project_id, ["adapt"]) if job.spec.get("meta_learner") == row.id]
+    refuse_while_used("The meta-learner", users, code="meta_learner_in_use", hint=UNTIL_A_JOB_ENDS)
     session.delete(row)

@@ -1,5 +1,7 @@
 """Aliases: names that move between versions, each move on record. Nothing here commits."""
 
+from typing import Any
+
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
@@ -21,6 +23,15 @@ def get(session: Session, model: Model, name: str) -> ModelAlias:
     if alias is None:
         raise NotFound(f"Model '{model.name}' has no alias '{name}'.")
     return alias
+
+
+def warnings(session: Session, alias: ModelAlias) -> list[dict[str, Any]]:
+    """Those in the report of the version that the alias names."""
+    named = select(ModelVersion.report).where(
+        ModelVersion.model_id == alias.model_id, ModelVersion.number == alias.number
+    )
+    report = session.scalar(named) or {}
+    return list(report.get("warnings") or [])
 
 
 def moves(model: Model, name: str) -> Select[AliasMove]:

@@ -5,7 +5,7 @@ import json
 import zipfile
 from typing import Any
 
-from app.errors import Unavailable
+from app.errors import ArtifactCorrupted
 from app.tables import Model, ModelVersion
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -84,8 +84,8 @@ def _safetensors_metadata(artifact: bytes) -> dict[str, Any]:
     size = min(int.from_bytes(artifact[:8], "little"), _MAX_HEADER)
     try:
         metadata: dict[str, str] = json.loads(artifact[8 : 8 + size]).get("__metadata__", {})
-    except (ValueError, AttributeError):
-        raise Unavailable("The stored artifact is damaged.", code="blob_damaged") from None
+    except (ValueError, AttributeError, RecursionError):
+        raise ArtifactCorrupted("The stored model is damaged; restore it from a backup, or adapt it again.") from None
     return {key: _parsed(value) for key, value in metadata.items()}
 
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Response
 from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
 
 from app import idempotency
 from app.dependencies import ReadSessionDep, ServicesDep, SessionDep
@@ -26,7 +27,7 @@ from app.paging import PageDep, page_by_id
 from app.projects import quotas
 from app.schemas import PathName
 from app.security import Principal, require
-from app.tables import AliasMove, Model
+from app.tables import AliasMove, Model, ModelAlias
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
@@ -88,8 +89,7 @@ def export_version(name: PathName, number: PathVersion, services: ServicesDep, o
 def get_alias(name: PathName, alias: Alias, session: ReadSessionDep, owner: Owner, response: Response) -> AliasRead:
     """The alias, and its ETag to move it with."""
     row = aliases.get(session, service.get(session, owner.project_id, name), alias)
-    response.headers["ETag"] = aliases.etag(row)
-    return AliasRead.model_validate(row)
+    return _shown(session, row, response)
 
 
 @router.put("/models/{name}/aliases/{alias}", responses={201: {"model": AliasRead}})
@@ -103,11 +103,15 @@ def put_alias(
     response: Response,
     if_match: IfMatch = None,
 ) -> AliasRead:
-    """Creates the alias (201) or moves it (200), which takes its ETag in If-Match."""
+    """Creates the alias (201) or moves it (200), which takes its ETag in If-Match. Tells the version's warnings."""
     row, created = aliases.put(session, owner.project_id, name, alias, number=body.version, if_match=if_match)
     response.status_code = 201 if created else 200
-    response.headers["ETag"] = aliases.etag(row)
-    return AliasRead.model_validate(row)
+    return _shown(session, row, response)
+
+
+def _shown(session: Session, alias: ModelAlias, response: Response) -> AliasRead:
+    response.headers["ETag"] = aliases.etag(alias)
+    return AliasRead.model_validate(alias).model_copy(update={"warnings": aliases.warnings(session, alias)})
 
 
 @router.delete("/models/{name}/aliases/{alias}", status_code=204)
@@ -137,8 +141,7 @@ def rollback_alias(
 ) -> AliasRead:
     """Moves the alias back to the version it named before."""
     row = aliases.rollback(session, owner.project_id, name, alias, if_match)
-    response.headers["ETag"] = aliases.etag(row)
-    return AliasRead.model_validate(row)
+    return _shown(session, row, response)
 
 
 @router.post("/models/{name}/feedback", status_code=201, response_model=FeedbackRead, responses=quotas.RESPONSES)

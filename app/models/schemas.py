@@ -62,6 +62,9 @@ class AliasRead(BaseModel):
     version: int = Field(validation_alias="number")
     revision: int = Field(description="Counts every move; the ETag")
     updated_at: datetime
+    warnings: list[dict[str, Any]] = Field(
+        default=[], description="Of the version's report: what to know before others rely on it"
+    )
 
 
 class MoveRead(BaseModel):

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
-from app.errors import Conflict, InvalidInput, NotFound
+from app.errors import InvalidInput, NotFound
 from app.models.schemas import MAX_NUMBER, ModelRead
 from app.paging import Page
 from app.tables import AliasMove, Feedback, Job, Model, ModelAlias, ModelVersion
+from app.uses import UNTIL_A_JOB_ENDS, refuse_while_used
 
 LATEST = "latest"
 _ACTIVE = ("queued", "running")
@@ -107,15 +108,16 @@ def _number_of(token: str) -> int:
 
 def active_jobs(session: Session, project_id: str, kinds: Iterable[str]) -> list[Job]:
     query = select(Job).where(Job.project_id == project_id, Job.state.in_(_ACTIVE), Job.kind.in_(list(kinds)))
-    return list(session.scalars(query))
+    return list(session.scalars(query.order_by(Job.id)))
 
 
 def _refuse_where_promoted(session: Session, model: Model, number: int | None) -> None:
-    aliases = select(ModelAlias).where(ModelAlias.model_id == model.id, ModelAlias.alias != LATEST)
+    aliases = select(ModelAlias.alias).where(ModelAlias.model_id == model.id, ModelAlias.alias != LATEST)
     if number is not None:
         aliases = aliases.where(ModelAlias.number == number)
-    if names := [alias.alias for alias in session.scalars(aliases)]:
-        raise Conflict(f"Still behind the alias {', '.join(names)}; delete or move it first.", code="version_in_use")
+    what = f"The model '{model.name}'" if number is None else f"Version {number} of '{model.name}'"
+    names = list(session.scalars(aliases.order_by(ModelAlias.alias)))
+    refuse_while_used(what, names, code="version_in_use", hint="Delete the alias or move it to another version first.")
 
 
 def delete_version(session: Session, project_id: str, name: str, number: int) -> None:
@@ -128,9 +130,9 @@ def delete_version(session: Session, project_id: str, name: str, number: int) ->
     model = get(session, project_id, name, for_update=True)
     row = version(session, model, number)
     _refuse_where_promoted(session, model, number)
-    using = active_jobs(session, project_id, ["batch_predict"])
-    if any(job.spec.get("model_version") == row.id for job in using):
-        raise Conflict(f"A job is predicting with version {number}; wait for it or cancel it.", code="version_in_use")
+    jobs = active_jobs(session, project_id, ["batch_predict"])
+    users = [job.id for job in jobs if job.spec.get("model_version") == row.id]
+    refuse_while_used(f"Version {number} of '{name}'", users, code="version_in_use", hint=UNTIL_A_JOB_ENDS)
     session.delete(row)
     session.flush()
     _follow_newest(session, model)
@@ -158,9 +160,9 @@ def delete_model(session: Session, project_id: str, name: str) -> None:
     """
     model = get(session, project_id, name, for_update=True)
     _refuse_where_promoted(session, model, None)
-    using = active_jobs(session, project_id, ["adapt", "batch_predict"])
-    if any(job.spec.get("model") == name for job in using):
-        raise Conflict(f"A job is using the model '{name}'; wait for it or cancel it.", code="model_in_use")
+    jobs = active_jobs(session, project_id, ["adapt", "batch_predict"])
+    users = [job.id for job in jobs if job.spec.get("model") == name]
+    refuse_while_used(f"The model '{name}'", users, code="model_in_use", hint=UNTIL_A_JOB_ENDS)
     for table in (ModelAlias, AliasMove, Feedback, ModelVersion):
         session.execute(delete(table).where(table.model_id == model.id))
     session.delete(model)

@@ -6,7 +6,7 @@
 import sys
 
 from benchmarks import scenarios
-from benchmarks.chaos import drains, failpoints, kills, outages, races
+from benchmarks.chaos import drains, failpoints, kills, outages, permuted, races
 from benchmarks.chaos.faults import FAULTS, PLACES
 from benchmarks.chaos.load import Load
 from benchmarks.figures import Figure
@@ -14,6 +14,7 @@ from benchmarks.figures import Figure
 JOBS, KILLS = 250, 250
 SHORT_JOBS, SHORT_KILLS = 20, 12
 SUBMISSIONS = 50
+PERMUTED, SHORT_PERMUTED = 50, 3
 
 
 def random_kills(kind: str, *, short: bool) -> list[Figure]:
@@ -84,6 +85,22 @@ def poison(kind: str, *, short: bool) -> list[Figure]:
     ]  # fmt: skip
 
 
+def permuted_labels(kind: str, *, short: bool) -> list[Figure]:
+    jobs = SHORT_PERMUTED if short else PERMUTED
+    meaningless, honest, ledger, seconds = permuted.run(kind, jobs)
+    told = f"{jobs} jobs with permuted labels on {kind}, {seconds:.0f} s"
+    ended = meaningless.published + meaningless.refused
+    silent, doubted = meaningless.published - meaningless.doubted, honest.doubted
+    return [
+        Figure(f"{told}: published, or refused as useless", str(jobs), ended,
+               ended == jobs and ledger.inconsistent == 0),
+        Figure(f"{told}: promoted without a warning", "0", silent, silent == 0),
+        Figure(f"{jobs} jobs with honest labels on {kind}: published", str(jobs), honest.published,
+               honest.published == jobs),
+        Figure(f"{jobs} jobs with honest labels on {kind}: warned about", "0", doubted, doubted == 0),
+    ]  # fmt: skip
+
+
 def broker_away(kind: str, *, short: bool) -> list[Figure]:
     times, away = (2, 3.0) if short else (20, 60.0)
     outage = outages.of_the_broker(kind, times=times, away=away)
@@ -138,6 +155,7 @@ def _tell(load: Load) -> None:
 SCENARIOS: dict[str, scenarios.Scenario] = {
     "idempotency": one_key,
     "poison": poison,
+    "permuted": permuted_labels,
     "cancel": cancel_races,
     "faults": faults_at_places,
     "kills": random_kills,

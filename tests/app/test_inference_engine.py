@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from app.errors import NotFound, Unavailable
+from app.errors import ArtifactCorrupted, NotFound
 from app.inference.engine import InferenceEngine
 from app.inference.training import run_adapt, run_meta_train
 from app.settings import Settings
@@ -102,9 +102,17 @@ def test_predict_raises_when_the_artifact_is_unknown(engine):
         engine.predict("0" * 64, ["x"])
 
 
-def test_predict_is_unavailable_when_the_artifact_is_no_model(engine, storage):
-    with pytest.raises(Unavailable, match="cannot be read"):
+def test_predict_tells_a_stored_file_that_is_no_model(engine, storage):
+    with pytest.raises(ArtifactCorrupted, match="cannot be read"):
         engine.predict(storage.put_bytes(b"something else"), ["x"])
+
+
+def test_adaptation_tells_a_stored_meta_learner_that_is_none(engine):
+    with pytest.raises(ArtifactCorrupted, match="cannot be read"):
+        run_adapt(
+            engine, target=("ds", table()), sources=[], strategy="init", options={}, meta_learner=b"something else",
+            seed=0, progress=lambda _fraction, _phase: None,
+        )  # fmt: skip
 
 
 def test_learners_stay_within_their_bytes(storage, tmp_path, text_model):

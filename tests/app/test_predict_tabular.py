@@ -170,12 +170,18 @@ def test_predict_counts_what_it_answered(client):
     assert 'metagraft_predictions_total{modality="tabular",outcome="refused"} 1.0' in text
 
 
-def test_predict_is_unavailable_when_the_stored_graft_is_damaged(client):
+def test_predict_says_that_the_stored_model_is_damaged_and_other_models_go_on(client):
     services = services_of(client)
+    publish(services, "weights", task="regression")
     path = services.storage.fetch(client.get("/v1/models/fruit/versions/1").json()["artifact"])
     path.write_bytes(b"damaged")
-    answer = predict(client, [SMALL])
-    assert (answer.status_code, answer.json()["code"]) == (503, "blob_damaged")
+    for _ in range(2):
+        answer = predict(client, [SMALL])
+        assert (answer.status_code, answer.json()["code"]) == (500, "artifact_corrupted")
+        assert answer.json()["retryable"] is False
+        assert "restore it from a backup" in answer.json()["detail"]
+    assert client.post("/v1/models/weights/predict", json={"inputs": [SMALL]}).status_code == 200
+    assert client.get("/readyz").status_code == 200
 
 
 def test_strategies_show_the_schema_of_their_options(client):

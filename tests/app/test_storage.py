@@ -1,9 +1,11 @@
 """Both storages keep the same promises: a folder, and a bucket of an S3-compatible server on loopback."""
 
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import obstore
 import pytest
 
 from app.errors import NotFound, Unavailable
@@ -62,6 +64,33 @@ def test_storage_deletes_and_does_not_mind_when_the_blob_is_gone(storage: Storag
     assert not storage.exists(sha256)
     with pytest.raises(NotFound):
         storage.fetch(sha256)
+
+
+def test_storage_lists_its_blobs_and_nothing_else(storage: Storage, tmp_path: Path) -> None:
+    names = {storage.put_bytes(data): len(data) for data in (b"", b"one", b"another")}
+    if isinstance(storage, FolderStorage):
+        (storage.root / "ab" / ".incoming-x").parent.mkdir(exist_ok=True)
+        (storage.root / "ab" / ".incoming-x").write_bytes(b"half")
+        (storage.root / "ab" / "README").write_bytes(b"not ours")
+    else:
+        assert isinstance(storage, S3Storage)
+        for key in ("README", f"other/ab/{'ab' * 32}", f"cd/{'ab' * 32}"):
+            obstore.put(storage.store, key, b"not ours")
+    found = dict(storage.blobs())
+    assert {name: size for name, size in found.items() if name in names} == names
+    assert "ab" * 32 not in found
+    assert all(len(name) == 64 for name in found)
+
+
+def test_folder_storage_discards_what_was_left_half_written_long_ago(tmp_path: Path) -> None:
+    storage = FolderStorage(tmp_path / "storage")
+    sha256 = storage.put_bytes(b"whole")
+    old, fresh = (storage.root / sha256[:2] / f".incoming-{name}" for name in ("old", "fresh"))
+    for path in (old, fresh):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert storage.discard_partial(3600) == 4
+    assert (old.exists(), fresh.exists(), storage.read(sha256)) == (False, True, b"whole")
 
 
 def test_storage_is_whole_when_many_put_and_fetch_the_same_at_once(storage: Storage) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app import blobs
 from app.dependencies import Services
 from app.inference.training import AdaptOutcome, run_adapt
 from app.jobs.lifecycle import Claim
@@ -59,10 +60,12 @@ def _lineage(
 
 
 def _publish(services: Services, claim: Claim, target: Dataset, outcome: AdaptOutcome, lineage: dict[str, Any]) -> bool:
-    artifact = Artifact(sha256=services.storage.put_bytes(outcome.artifact), size_bytes=len(outcome.artifact))
+    storage = services.storage
+    artifact = Artifact(sha256=storage.put_bytes(outcome.artifact), size_bytes=len(outcome.artifact))
 
     def publish(session: Session) -> bool:
         quotas.claim(session, services.settings, claim.project_id, bytes=artifact.size_bytes)
+        blobs.hold(session, storage, artifact.sha256, lambda: storage.put_bytes(outcome.artifact))
         return publish_version(
             session,
             claim,

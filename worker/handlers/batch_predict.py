@@ -5,7 +5,9 @@ import tempfile
 from pathlib import Path
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from app import blobs
 from app.datasets.examples import iterate
 from app.dependencies import Services
 from app.errors import NotFound, finite
@@ -32,11 +34,18 @@ def run(services: Services, claim: Claim, progress: Progress) -> bool:
                     errors += "error" in answer
                     file.write(json.dumps(finite({"row": rows, **answer}), allow_nan=False) + "\n")
                 progress(rows / dataset.n_examples, "predicting")
-        blob = services.storage.put_file(path)
-    return persist(
-        services.database,
-        lambda session: publish_predictions(session, claim, blob=blob, rows=rows, errors=errors),
-    )
+        return _publish(services, claim, path, rows=rows, errors=errors)
+
+
+def _publish(services: Services, claim: Claim, path: Path, *, rows: int, errors: int) -> bool:
+    storage = services.storage
+    blob = storage.put_file(path)
+
+    def publish(session: Session) -> bool:
+        blobs.hold(session, storage, blob, lambda: storage.put_file(path))
+        return publish_predictions(session, claim, blob=blob, rows=rows, errors=errors)
+
+    return persist(services.database, publish)
 
 
 def _version(services: Services, claim: Claim) -> ModelVersion:

@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app import blobs
 from app.dependencies import Services
 from app.inference.training import MetaOutcome, run_meta_train
 from app.jobs.lifecycle import Claim
@@ -34,10 +35,12 @@ def run(services: Services, claim: Claim, progress: Progress) -> bool:
 def _publish(
     services: Services, claim: Claim, sources: list[Dataset], outcome: MetaOutcome, lineage: dict[str, Any]
 ) -> bool:
-    artifact = Artifact(sha256=services.storage.put_bytes(outcome.artifact), size_bytes=len(outcome.artifact))
+    storage = services.storage
+    artifact = Artifact(sha256=storage.put_bytes(outcome.artifact), size_bytes=len(outcome.artifact))
 
     def publish(session: Session) -> bool:
         quotas.claim(session, services.settings, claim.project_id, bytes=artifact.size_bytes)
+        blobs.hold(session, storage, artifact.sha256, lambda: storage.put_bytes(outcome.artifact))
         return publish_meta_learner(
             session,
             claim,
