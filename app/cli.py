@@ -86,19 +86,9 @@ def api(fd: Annotated[int | None, typer.Option(help="An inherited listening sock
     """Run the API alone."""
     settings = _settings()
     _check_may_bind(settings)
-    import uvicorn
+    from app.server import make_server
 
-    from app.main import create_app
-
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
-    )
-    uvicorn.Server(config).run(sockets=None if fd is None else [socket.socket(fileno=fd)])
+    make_server(settings).run(sockets=None if fd is None else [socket.socket(fileno=fd)])
 
 
 @app.command()

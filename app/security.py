@@ -25,6 +25,7 @@ from app import idempotency
 from app.db import utc_now
 from app.dependencies import ReadSessionDep, ServicesDep, SessionDep
 from app.errors import Conflict, Forbidden, NotFound, Unauthorized
+from app.hosts import check_origin
 from app.ids import new_id
 from app.paging import PageDep, page_by_id
 from app.schemas import Name, PathName
@@ -127,6 +128,8 @@ def require(scope: Scope | None) -> Callable[..., Principal]:
         with services.database.session(read_only=True) as session:
             header = request.headers.get("authorization")
             found = authenticate(session, header, may_be_open=services.settings.is_loopback)
+        if found.key_id is None:
+            check_origin(request, services.settings)
         if scope is not None and scope not in found.scopes:
             raise Forbidden(f"This key lacks the scope '{scope}'.", code="missing_scope")
         return found

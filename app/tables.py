@@ -235,3 +235,13 @@ class Lease(Base):
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     owner: Mapped[str | None] = mapped_column(String(40))
     until: Mapped[float] = mapped_column(Float, default=0.0)
+
+
+class Tally(Base):
+    """A count that outlives the process that counted (app/tallies.py); it only grows."""
+
+    __tablename__ = "tallies"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    labels: Mapped[str] = mapped_column(String(400), primary_key=True)
+    """The values of its labels, one a line."""
+    value: Mapped[float] = mapped_column(Float)

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
@@ -14,6 +15,7 @@ from app.inference.encoders import Encoders
 from app.inference.features import FeatureCache, Matrix
 from app.inference.items import BadItem, Row, parser_for
 from app.inference.learners import LearnerCache
+from app.inference.meter import Meter
 from app.settings import Settings
 from app.storage import Storage
 from learning.base_learner import BaseLearner
@@ -45,6 +47,7 @@ class InferenceEngine:
         self.features = FeatureCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes)
         self.learners = LearnerCache(storage, max_bytes=settings.learner_cache_bytes)
         self.encoders = Encoders(settings)
+        self.meter = Meter()
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
 
@@ -177,7 +180,9 @@ class InferenceEngine:
     ) -> torch.Tensor:
         def encode(rows: list[int], report: Callable[[int], None]) -> Matrix:
             with self.encoders.turn(encoder.name):
+                began = time.perf_counter()
                 matrix: Matrix = encoder.encode([values[row] for row in rows], progress=report).numpy()
+                self.meter.add(encoder.name, len(rows), time.perf_counter() - began)
             return matrix
 
         space = self.features.space(encoder.name, encoder.revision)
