@@ -1,6 +1,7 @@
 """What a worker measures, and how it gets to /metrics: by the table `tallies`, once after each job."""
 
 import time
+from collections.abc import Callable
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,10 +25,11 @@ _WHOLE = 1.0 - 1e-9
 class Parts:
     """Seconds of one run, by part: each stretch between two calls of `progress` belongs to the phase it began with."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
+        self._clock = clock
         self._part = "load"
-        self._began = time.perf_counter()
+        self._began = clock()
 
     def noting(self, progress: Progress) -> Progress:
         """`progress`, overheard."""
@@ -45,7 +47,7 @@ class Parts:
 
     def close(self) -> None:
         """Counts the time up to now."""
-        now = time.perf_counter()
+        now = self._clock()
         self.seconds[self._part] = self.seconds.get(self._part, 0.0) + now - self._began
         self._began = now
 

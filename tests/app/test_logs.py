@@ -88,10 +88,7 @@ def test_no_line_holds_a_secret(settings: Settings, capsys: pytest.CaptureFixtur
         log.warning("sent %s", {"Authorization": f"Bearer {token}"})
         log.warning('{"authorization": "Bearer another-secret-0123"}')
         log.warning("cannot reach postgresql://me:hunter2secret@db.internal/x")
-        try:
-            raise RuntimeError(f"rejected {token}")
-        except RuntimeError:
-            log.exception("failed")
+        log.error("failed", exc_info=RuntimeError(f"rejected {token}"))
     text = capsys.readouterr().err
     for hidden in (secret, "another-secret", "hunter2secret"):
         assert hidden not in text
