@@ -92,12 +92,12 @@ class Connections:
             self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._look)
 
     def _look(self) -> None:
+        self._timer = None
+        if self._open or self._surplus:
+            self._start_looking()  # first, so that the next look comes whatever this one meets
         now = time.monotonic()
         for connection in [*self._open, *self._surplus]:
             connection.look(now)
-        self._timer = None
-        if self._open or self._surplus:
-            self._start_looking()
 
 
 def room_for(wanted: int) -> int:
@@ -111,4 +111,4 @@ def room_for(wanted: int) -> int:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
             soft = target
-    return max(FEWEST_CONNECTIONS, min(wanted, soft - OTHER_FILES))
+    return min(wanted, max(FEWEST_CONNECTIONS, soft - OTHER_FILES))

@@ -15,7 +15,7 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.connections import Connections
-from app.errors import AppError, BadRequest, HeadTooLarge, RequestTimeout, Unavailable, UriTooLong
+from app.errors import AppError, BadRequest, HeadTooLarge, RequestTimeout, TooManyRequests, Unavailable, UriTooLong
 from app.headers import SECURITY_HEADERS
 from app.settings import Settings
 
@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 MAX_URI_BYTES = 16 * 2**10
 MAX_HEADERS = 100
+#: Requests a client may send ahead of their answers.
+MAX_PIPELINED = 256
 #: The slowest pace of a body that is put up with in the long run.
 BODY_BYTES_PER_SECOND = 1024
 #: How long a refused client may take to read why.
@@ -106,6 +108,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._complain(self._head_too_large(), "head_too_large")
 
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._complain(TooManyRequests("Too many requests were sent ahead of their answers."), "pipelined")
         super().on_headers_complete()
         self._stage, self._since, self._body_bytes = Stage.BODY, time.monotonic(), 0
 

@@ -4,7 +4,7 @@ A worker has no port to be asked at, and its processes come and go. It adds what
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -41,10 +41,10 @@ class Key(NamedTuple):
 
 def add(session: Session, amounts: Mapping[Key, float]) -> None:
     """Adds to the counts, in the caller's transaction; what does not exist begins at 0."""
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    insert: Any = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     for key in sorted(amounts):  # always in one order, so that two writers never wait for each other
         row = insert(Tally).values(name=key.name, labels=_SEPARATOR.join(key.labels), value=amounts[key])
-        added = {"value": Tally.value + row.excluded.value}
+        added = {"value": Tally.value + row.excluded["value"]}
         session.execute(row.on_conflict_do_update(index_elements=[Tally.name, Tally.labels], set_=added))
 
 

@@ -101,11 +101,17 @@ def test_client_that_never_ends_its_head_is_told_so(hasty: Served) -> None:
     assert hasty.connections.refused["slow_head"] == 1
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/datasets", "/v1/models/m/predict"])
-def test_client_that_never_ends_its_body_is_told_so(hasty: Served, path: str) -> None:
-    kind = "multipart/form-data; boundary=b" if path == "/v1/datasets" else "application/json"
+@pytest.mark.parametrize(
+    ("path", "kind", "beginning"),
+    [
+        ("/v1/jobs", "application/json", "{"),
+        ("/v1/models/m/predict", "application/json", "{"),
+        ("/v1/datasets", "multipart/form-data; boundary=b", "--b\r\n"),
+    ],
+)
+def test_client_that_never_ends_its_body_is_told_so(hasty: Served, path: str, kind: str, beginning: str) -> None:
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
-    assert told(hasty, head.encode() + b"{") == (408, "request_timeout")
+    assert told(hasty, (head + beginning).encode()) == (408, "request_timeout")
     assert hasty.connections.refused["slow_body"] == 1
 
 
@@ -205,5 +211,5 @@ def test_connections_are_bounded_by_the_open_files_there_may_be(monkeypatch: pyt
     monkeypatch.setattr(resource, "getrlimit", lambda _what: (300, 600))
     monkeypatch.setattr(resource, "setrlimit", lambda _what, limits: asked.append(limits))
     assert room_for(1_000) == 600 - connections.OTHER_FILES
-    assert room_for(20) == 20
+    assert [room_for(20), room_for(3)] == [20, 3]
     assert asked == [(600, 600)]

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from app.hosts import split_host
 from app.main import create_app
 from app.settings import Settings
-from tests.app.test_security_keys import add_key, bearer
+from tests.app.authorised import bearer, new_key
 
 OWN = [
     "127.0.0.1", "127.0.0.1:8000", "localhost", "localhost:8000", "LOCALHOST:8000", "LocalHost.", "localhost.:80",
@@ -141,7 +141,7 @@ def test_page_of_another_origin_may_read_nothing(client: TestClient) -> None:
 
 
 def test_key_is_what_counts_once_one_exists(client: TestClient) -> None:
-    _, token = add_key(client)
+    token = new_key(client)
     assert post(client, **PAGE)[0] == 401
     assert post(client, **PAGE, **bearer(token))[0] == 422
 

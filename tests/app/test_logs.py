@@ -11,7 +11,7 @@ from app.jobs import service
 from app.main import create_app
 from app.settings import Settings
 from tests.app.adapted import services_of
-from tests.app.test_security_keys import add_key, bearer
+from tests.app.authorised import bearer, new_key
 from tests.jobs import job_row, submit, upload
 from worker.draining import Drain
 from worker.runner import Runner
@@ -80,7 +80,7 @@ def test_job_that_no_request_submitted_is_logged_without_one(client: TestClient)
 
 def test_no_line_holds_a_secret(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     with TestClient(create_app(settings.model_copy(update={"log_level": "DEBUG"}))) as client:
-        _, token = add_key(client)
+        token = new_key(client)
         secret = token.split("_", 2)[2]
         assert client.post("/v1/keys", json={"name": "x", "scopes": ["admin"]}, headers=bearer(token)).is_success
         assert client.get("/v1/keys", headers=bearer(token + "x")).status_code == 401

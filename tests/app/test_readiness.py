@@ -29,11 +29,10 @@ def release(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[thr
 
 
 def test_check_that_hangs_is_named_after_a_while_and_asked_once(services: Services, release: threading.Event) -> None:
-    readiness = Readiness(services, patience=0.5)
+    readiness = Readiness(services, patience=0.2)
     for _ in range(6):  # more often than there are threads
-        failures = readiness.failures()
-        assert list(failures) == ["storage"]
-        assert "no answer within 0.5 s" in failures["storage"]
+        assert "no answer within 0.2 s" in readiness.failures()["storage"]
+    assert sum("readiness" in thread.name for thread in threading.enumerate()) <= len(readiness.names)
     release.set()
     patient = Readiness(services, patience=60.0)
     assert patient.failures() == {}
