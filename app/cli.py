@@ -89,20 +89,9 @@ def api(fd: Annotated[int | None, typer.Option(help="An inherited listening sock
         if listener is not None:
             settings = _bound_as(listener, settings)
         _check_may_bind(settings)
-        import uvicorn
+        from app.server import make_server
 
-        from app.farewell import LingeringServer
-        from app.main import create_app
-
-        config = uvicorn.Config(
-            create_app(settings),
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
-        )
-        LingeringServer(config).run(sockets=None if listener is None else [listener])
+        make_server(settings).run(sockets=None if listener is None else [listener])
 
 
 @app.command()

@@ -1,16 +1,21 @@
 """Errors of the service, and the one place where any error becomes an RFC 9457 problem.
 
 AppError                 status  code
+├── BadRequest            400    bad_request
 ├── NotFound              404    not_found
 ├── Conflict              409    conflict (or a more exact word)
+├── RequestTimeout        408    request_timeout
 ├── PreconditionFailed    412    precondition_failed
 ├── PreconditionRequired  428    precondition_required
 ├── PayloadTooLarge       413    payload_too_large
+├── UriTooLong            414    uri_too_long
 ├── UnsupportedMedia      415    unsupported_media_type
+├── MisdirectedRequest    421    misdirected_request
 ├── InvalidInput          422    invalid_input: carries `errors`, one entry per bad row, column or field
 ├── Unauthorized          401    unauthorized
 ├── Forbidden             403    forbidden
 ├── TooManyRequests       429    too_many_requests
+├── HeadTooLarge          431    head_too_large
 ├── ArtifactCorrupted     500    artifact_corrupted: a stored model is damaged; the operator restores it
 └── Unavailable           503    unavailable: try again
 """
@@ -27,6 +32,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from learning.errors import LearningError
 
@@ -94,12 +100,20 @@ class AppError(Exception):
         )
 
 
+class BadRequest(AppError):
+    status, code, title = 400, "bad_request", "Bad request"
+
+
 class NotFound(AppError):
     status, code, title = 404, "not_found", "Not found"
 
 
 class Conflict(AppError):
     status, code, title = 409, "conflict", "Conflict"
+
+
+class RequestTimeout(AppError):
+    status, code, title, retryable = 408, "request_timeout", "Request timeout", True
 
 
 class PreconditionFailed(AppError):
@@ -114,8 +128,16 @@ class PayloadTooLarge(AppError):
     status, code, title = 413, "payload_too_large", "Payload too large"
 
 
+class UriTooLong(AppError):
+    status, code, title = 414, "uri_too_long", "URI too long"
+
+
 class UnsupportedMedia(AppError):
     status, code, title = 415, "unsupported_media_type", "Unsupported media type"
+
+
+class MisdirectedRequest(AppError):
+    status, code, title = 421, "misdirected_request", "Misdirected request"
 
 
 class InvalidInput(AppError):
@@ -134,6 +156,10 @@ class TooManyRequests(AppError):
     status, code, title, retryable = 429, "too_many_requests", "Too many requests", True
 
 
+class HeadTooLarge(AppError):
+    status, code, title = 431, "head_too_large", "Request header fields too large"
+
+
 class Unavailable(AppError):
     status, code, title, retryable = 503, "unavailable", "Service unavailable", True
 
@@ -148,11 +174,12 @@ class InternalError(AppError):
     status, code, title = 500, "internal_error", "Internal error"
 
 
-_BY_STATUS: dict[int, type[AppError]] = {
+BY_STATUS: dict[int, type[AppError]] = {
     error.status: error
     for error in (
-        NotFound, Conflict, PreconditionFailed, PreconditionRequired, PayloadTooLarge, UnsupportedMedia,
-        InvalidInput, Unauthorized, Forbidden, TooManyRequests, Unavailable,
+        BadRequest, Unauthorized, Forbidden, NotFound, RequestTimeout, Conflict, PreconditionFailed, PayloadTooLarge,
+        UriTooLong, UnsupportedMedia, MisdirectedRequest, InvalidInput, PreconditionRequired, TooManyRequests,
+        HeadTooLarge, Unavailable,
     )
 }  # fmt: skip
 
@@ -175,19 +202,17 @@ def items_from_validation(error: ValidationError | RequestValidationError, prefi
     ]
 
 
-def _from_http(error: HTTPException) -> AppError:
+def _from_http(error: HTTPException | ClientDisconnect) -> AppError:
+    if isinstance(error, ClientDisconnect):
+        return BadRequest("The request broke off before its end.", code="request_broken_off")
     if error.status_code == 405:
         return _MethodNotAllowed(str(error.detail), headers=error.headers)
-    kind = _BY_STATUS.get(error.status_code, _BadRequest if error.status_code < 500 else InternalError)
+    kind = BY_STATUS.get(error.status_code, BadRequest if error.status_code < 500 else InternalError)
     return kind(str(error.detail), headers=error.headers)
 
 
 class _MethodNotAllowed(AppError):
     status, code, title = 405, "method_not_allowed", "Method not allowed"
-
-
-class _BadRequest(AppError):
-    status, code, title = 400, "bad_request", "Bad request"
 
 
 def _is_database_away(error: Exception) -> bool:
@@ -205,7 +230,7 @@ def as_app_error(error: Exception) -> AppError:
     if isinstance(error, RequestValidationError | ValidationError):
         items = items_from_validation(error)
         return InvalidInput(f"{len(items)} problem(s) with the request: {items[0].message}", errors=items)
-    if isinstance(error, HTTPException):
+    if isinstance(error, HTTPException | ClientDisconnect):
         return _from_http(error)
     if _is_database_away(error):
         return Unavailable("The database is busy or away; try again.", headers={"Retry-After": "1"})
@@ -230,10 +255,12 @@ def finite(value: Any) -> Any:
 async def handle(request: Request, error: Exception) -> ProblemResponse:
     """The one exception handler of the API."""
     app_error = as_app_error(error)
+    path = request.scope["path"]  # a URL cannot be made of every Host header
     if app_error.status >= 500:
-        log.error("request_failed", path=request.url.path, code=app_error.code, exc_info=error)
+        log.error("request_failed", path=path, code=app_error.code, exc_info=error)
     request_id = getattr(request.state, "request_id", None)
-    problem = app_error.problem(instance=request.url.path, request_id=request_id)
+    request.state.problem_code = app_error.code
+    problem = app_error.problem(instance=path, request_id=request_id)
     return ProblemResponse(problem.model_dump(mode="json"), status_code=problem.status, headers=app_error.headers)
 
 

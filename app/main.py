@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app import errors, observability
+from app import docs, errors, hosts, observability, openapi
+from app.connections import Connections
 from app.datasets.router import router as datasets_router
 from app.db import Database
 from app.dependencies import Services
@@ -20,6 +21,7 @@ from app.models.router import router as models_router
 from app.projects.router import router as projects_router
 from app.queue import HintSender
 from app.rate_limit import RateLimiter, RateLimitHeaders
+from app.readiness import Readiness
 from app.settings import Settings
 from app.storage import make_storage
 
@@ -48,6 +50,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         sweeper.stop()
         app.state.rate_limiter.close()
+        app.state.readiness.close()
         services.hints.close()
         services.database.dispose()
 
@@ -55,12 +58,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The ASGI application; without arguments it is configured by METAGRAFT_* variables."""
     settings = settings or Settings()
-    app = FastAPI(title="Metagraft", version=__version__, lifespan=_lifespan)
+    app = FastAPI(title="Metagraft", version=__version__, lifespan=_lifespan, docs_url=None, redoc_url=None)
     app.state.services = make_services(settings)
     app.state.rate_limiter = RateLimiter(settings)
+    app.state.connections = Connections(settings)
+    app.state.readiness = Readiness(app.state.services)
     errors.install(app)
     app.add_middleware(BodyLimitMiddleware, settings=settings)
     app.add_middleware(RateLimitHeaders)
+    hosts.install(app, settings)
     observability.install(app, settings)
     for router in (
         datasets_router,
@@ -72,4 +78,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         projects_router,
     ):
         app.include_router(router)
+    docs.install(app)
+    openapi.install(app)
     return app

@@ -16,14 +16,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.types import EventDict, Processor
 
 from app import errors, health
+from app.headers import SECURITY_HEADERS
 from app.settings import Settings
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-}
+#: Keys of this API, credentials of any kind after the word Authorization, and passwords in URLs.
+_SECRETS = re.compile(
+    r"(?P<key>mg_[0-9a-f]{8})[0-9a-f]{24}_[A-Za-z0-9_-]+"
+    r"|(?P<name>authorization\W{1,8}(?:bearer |basic )?|bearer )[A-Za-z0-9._~+/=-]{8,}"
+    r"|(?P<user>://[^\s:/@\"]*:)[^\s/@\"]+(?=@)",
+    re.IGNORECASE,
+)
 
 access_log = structlog.get_logger("access")
 
@@ -38,13 +42,20 @@ class Metrics:
         self.latency = Histogram(
             "metagraft_request_seconds", "Time to answer", ("method", "route"), registry=self.registry
         )
+        self.problems = Counter(
+            "metagraft_problems", "Requests answered by a problem", ("status", "code"), registry=self.registry
+        )
         self.predictions = Counter(
             "metagraft_predictions", "Inputs answered", ("modality", "outcome"), registry=self.registry
         )
 
-    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+    def observe(self, method: str, route: str, status: int, seconds: float, code: str | None) -> None:
+        """`code`: the problem's, where the answer was one."""
+        method = method if method in _METHODS else "other"  # a client may make up as many as it likes
         self.requests.labels(method, route, str(status)).inc()
         self.latency.labels(method, route).observe(seconds)
+        if code is not None:
+            self.problems.labels(str(status), code).inc()
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
@@ -65,6 +76,11 @@ def _without_colours(_logger: Any, _name: str, event: EventDict) -> EventDict:
     # Uvicorn adds a coloured twin of its message.
     event.pop("color_message", None)
     return event
+
+
+def _without_secrets(_logger: Any, _name: str, line: str) -> str:
+    """The finished line, so that no path to it is forgotten: fields, messages of libraries, tracebacks."""
+    return _SECRETS.sub(lambda found: f"{next(filter(None, found.groups()))}***", line)
 
 
 def configure_logging(settings: Settings) -> None:
@@ -93,6 +109,7 @@ def configure_logging(settings: Settings) -> None:
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.JSONRenderer(),
+            _without_secrets,
         ],
     )
     handler = _StandardError()
@@ -156,16 +173,16 @@ class Observer:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route_of(scope)
-        self.metrics.observe(scope["method"], route, status, seconds)
+        code = scope["state"].get("problem_code")
+        self.metrics.observe(scope["method"], route, status, seconds, code)
         level = logging.DEBUG if route in health.PATHS else logging.INFO
-        access_log.log(
-            level, "request", method=scope["method"], route=route, status=status, duration_ms=round(seconds * 1e3, 2)
-        )
+        told = {"method": scope["method"], "route": route, "status": status, "duration_ms": round(seconds * 1e3, 2)}
+        access_log.log(level, "request", **told, **({} if code is None else {"code": code}))
 
 
 def _add_headers(headers: MutableHeaders, path: str, request_id: str) -> None:
     headers["X-Request-ID"] = request_id
-    for name, value in _SECURITY_HEADERS.items():
+    for name, value in SECURITY_HEADERS.items():
         headers.setdefault(name, value)
     if path.startswith("/v1"):
         headers.setdefault("Cache-Control", "no-store")

@@ -24,6 +24,7 @@ from app import rate_limit
 from app.db import utc_now
 from app.dependencies import Services, ServicesDep
 from app.errors import Forbidden, Unauthorized
+from app.hosts import check_origin
 from app.ids import new_id
 from app.loopback import is_beyond_loopback
 from app.settings import Settings
@@ -146,6 +147,8 @@ def _principal(request: Request, services: Services) -> Principal:
             request.app.state.was_open = False
             raise
     request.app.state.was_open = found.key_id is None
+    if found.key_id is None:
+        check_origin(request, services.settings)
     request.state.principal = found
     rate_limit.count(request, found.key_id)
     return found

@@ -17,6 +17,11 @@ MAX_SOCKET_PATH = 100
 QUEUES = ("adapt", "train")
 
 
+def _names(text: str) -> list[str]:
+    """The comma-separated names in `text`, in lower case."""
+    return [name.strip().lower() for name in text.split(",") if name.strip()]
+
+
 class Settings(BaseSettings):
     """Everything that can be configured. Sizes are bytes, times are seconds."""
 
@@ -29,6 +34,8 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the API binds to; beyond loopback a key must exist")
     port: int = Field(8000, ge=0, le=65535)
     device: str = Field("cpu", description="torch device of the encoders: cpu, cuda, cuda:1, ... or auto")
+    trusted_hosts: str = Field("", description="Names clients may reach it by, with commas; *.example.com, *: any")
+    cors_origins: str = Field("", description="Origins whose web pages may use it, with commas; empty: none")
     log_level: str = Field("INFO")
     torch_threads: int = Field(0, ge=0, description="Threads of one torch process; 0: torch decides")
 
@@ -44,6 +51,12 @@ class Settings(BaseSettings):
     max_text_chars: int = Field(100_000, gt=0)
     max_image_bytes: int = Field(20 * 2**20, gt=0)
     max_image_pixels: int = Field(50_000_000, gt=0)
+    max_connections: int = Field(1_000, ge=1, description="Connections one API process holds at once")
+    max_head_bytes: int = Field(64 * 2**10, ge=1024, description="Largest request line and headers together")
+    head_seconds: float = Field(15.0, gt=0, description="Time a client has for the head of a request")
+    body_seconds: float = Field(30.0, gt=0, description="Time it has for the body, and 1 s more for every KiB it sent")
+    send_seconds: float = Field(60.0, gt=0, description="A client that takes in no answer this long is cut off")
+    keep_alive_seconds: int = Field(75, ge=1, description="How long a connection may wait for its next request")
     max_predict_inputs: int = Field(1_000, gt=0, description="Most inputs of one predict call")
 
     feature_cache_bytes: int = Field(4 * 2**30, ge=0, description="Most disk the cache of encoded features takes")
@@ -128,6 +141,14 @@ class Settings(BaseSettings):
     @property
     def cache_dir(self) -> Path:
         return self.data_dir / "cache"
+
+    @property
+    def trusted_host_patterns(self) -> list[str]:
+        return _names(self.trusted_hosts)
+
+    @property
+    def cors_origin_list(self) -> list[str]:
+        return _names(self.cors_origins)
 
     @property
     def is_loopback(self) -> bool:

@@ -249,3 +249,13 @@ class BlobMark(Base):
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     marked_at: Mapped[float] = mapped_column(Float)
+
+
+class Tally(Base):
+    """A count that outlives the process that counted (app/tallies.py); it only grows."""
+
+    __tablename__ = "tallies"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    labels: Mapped[str] = mapped_column(String(400), primary_key=True)
+    """The values of its labels, one a line."""
+    value: Mapped[float] = mapped_column(Float)

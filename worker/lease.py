@@ -5,6 +5,7 @@ The heartbeat runs in a thread of its own, so a training step of any length does
 none in time is ended with its process; the pool starts a new one.
 """
 
+import contextvars
 import os
 import sys
 import threading
@@ -52,7 +53,11 @@ class Lease:
         self._lost_at: float | None = None
         self._asked_at: float | None = None
         self._given_back_at: float | None = None
-        self._thread = threading.Thread(target=self._run, name=f"lease-{claim.job_id}", daemon=True)
+        # In a copy of this context, so that its log lines name the job too.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=context.run, args=(self._run,), name=f"lease-{claim.job_id}", daemon=True
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()

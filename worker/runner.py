@@ -5,16 +5,19 @@ from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
+from structlog.contextvars import bound_contextvars
 
 from app.dependencies import Services
 from app.errors import AppError, InternalError, as_app_error
-from app.jobs import lifecycle
+from app.jobs import lifecycle, service
 from app.jobs.lifecycle import Claim
 from learning.errors import Cancelled
 from worker.draining import Drain
 from worker.handlers.registry import HANDLERS
 from worker.lease import ClaimLost, Lease, WorkerStopping
+from worker.measuring import Measurements, Parts
 from worker.persistence import persist
 
 log = structlog.get_logger(__name__)
@@ -32,6 +35,7 @@ class Runner:
         self._database = services.database
         self._queues = tuple(queues)
         self._drain = drain
+        self._measurements = Measurements(services)
 
     @property
     def drain_seconds(self) -> float:
@@ -60,10 +64,26 @@ class Runner:
         return None
 
     def _run(self, claim: Claim) -> None:
+        about = {"job_id": claim.job_id, "kind": claim.kind, "epoch": claim.epoch, "attempt": claim.attempt}
+        with bound_contextvars(**about, **self._origin(claim)):
+            parts = Parts()
+            outcome = self._outcome(claim, parts)
+            self._measurements.write(claim.kind, outcome, parts)
+
+    def _origin(self, claim: Claim) -> dict[str, str]:
+        try:
+            with self._database.session(read_only=True) as session:
+                request_id = service.request_of(session, claim.job_id)
+        except SQLAlchemyError:
+            return {}  # what follows tells more of a database that is away
+        return {} if request_id is None else {"request_id": request_id}
+
+    def _outcome(self, claim: Claim, parts: Parts) -> str:
+        """How the run ended: succeeded, cancelled, failed, requeued, given_back, or lost to another worker."""
         log.info("job_started", job_id=claim.job_id, kind=claim.kind, epoch=claim.epoch, attempt=claim.attempt)
         with Lease(self._database, self._settings, claim, self._drain) as lease:
             try:
-                is_published = HANDLERS[claim.kind](self._services, claim, lease.progress)
+                is_published = HANDLERS[claim.kind](self._services, claim, parts.noting(lease.progress))
                 outcome = "succeeded" if is_published else self._not_published(claim)
             except ClaimLost:
                 outcome = "lost"
@@ -75,6 +95,7 @@ class Runner:
             except Exception as error:  # noqa: BLE001 - whatever a job raises becomes its error
                 outcome = self._failed(claim, error)
         log.info("job_ended", job_id=claim.job_id, epoch=claim.epoch, outcome=outcome)
+        return outcome
 
     def _settle(self, outcome: str, action: Callable[[Session], object]) -> str:
         return outcome if persist(self._database, action) else "lost"

@@ -97,7 +97,11 @@ def list_examples(
     return ExamplePage(items=[_read(example) for example in found], next_page_token=token)
 
 
-@router.get("/{dataset_id}/examples/{row}/image", response_class=Response)
+@router.get(
+    "/{dataset_id}/examples/{row}/image",
+    response_class=Response,
+    responses={200: {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}},
+)
 def get_image(
     dataset_id: PathName,
     row: Annotated[int, PathParameter(ge=1, le=10**9)],

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
@@ -15,6 +16,7 @@ from app.inference.encoders import Encoders
 from app.inference.features import FeatureCache, Matrix
 from app.inference.items import BadItem, Row, parser_for
 from app.inference.learners import LearnerCache
+from app.inference.meter import Meter
 from app.settings import Settings
 from app.storage import Storage
 from learning.base_learner import BaseLearner
@@ -46,6 +48,7 @@ class InferenceEngine:
         self.features = FeatureCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes)
         self.learners = LearnerCache(storage, max_bytes=settings.learner_cache_bytes)
         self.encoders = Encoders(settings)
+        self.meter = Meter()
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
 
@@ -178,7 +181,9 @@ class InferenceEngine:
     ) -> torch.Tensor:
         def encode(rows: list[int], report: Callable[[int], None]) -> Matrix:
             with self.encoders.turn(encoder.name):
+                began = time.perf_counter()
                 matrix: Matrix = encoder.encode([values[row] for row in rows], progress=report).numpy()
+                self.meter.add(encoder.name, len(rows), time.perf_counter() - began)
             if not np.isfinite(matrix).all():  # never kept: what is in the cache is not looked at again
                 raise NonFiniteFeatures(
                     f"the encoder {encoder.name} makes no finite numbers of an input", hint="leave that input out"

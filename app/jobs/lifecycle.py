@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
+from structlog.contextvars import get_contextvars
 
 from app.db import db_now, utc_now
 from app.errors import AppError, InternalError
@@ -68,9 +69,15 @@ def insert(session: Session, job: Job) -> None:
     session.add(job)
     job.last_event = 1
     session.flush()
-    session.add(JobEvent(job_id=job.id, seq=1, type="queued", data={"state": "queued"}))
+    session.add(JobEvent(job_id=job.id, seq=1, type="queued", data={"state": "queued", **_origin()}))
     # The database's clock, so that the sweeper compares like with like.
     session.execute(update(Job).where(Job.id == job.id).values(hinted_at=db_now()))
+
+
+def _origin() -> dict[str, str]:
+    """The request that this is done for, so that the worker's log lines can name it."""
+    request_id = get_contextvars().get("request_id")
+    return {} if request_id is None else {"request_id": str(request_id)}
 
 
 def claim(

@@ -54,7 +54,11 @@ def get_job(job_id: PathName, session: ReadSessionDep, owner: Owner) -> JobRead:
     return JobRead.model_validate(service.get(session, owner.project_id, job_id))
 
 
-@router.get("/jobs/{job_id}/events", response_model=list[EventRead])
+@router.get(
+    "/jobs/{job_id}/events",
+    response_model=list[EventRead],
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
 def get_events(
     *,
     job_id: PathName,
@@ -91,7 +95,11 @@ def retry_job(
     return idempotency.once(session, owner.project_id, key, ["POST /v1/jobs/retry", job_id], create).response()
 
 
-@router.get("/jobs/{job_id}/result", response_class=FileResponse)
+@router.get(
+    "/jobs/{job_id}/result",
+    response_class=FileResponse,
+    responses={200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}},
+)
 def get_result(job_id: PathName, services: ServicesDep, owner: Owner) -> FileResponse:
     """The JSONL file of a batch prediction, one line per row of the dataset."""
     with services.database.session(read_only=True) as session:

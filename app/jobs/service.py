@@ -127,6 +127,12 @@ def events(session: Session, job_id: str, after: int) -> list[JobEvent]:
     return list(session.scalars(later.order_by(JobEvent.seq).limit(MAX_EVENTS)))
 
 
+def request_of(session: Session, job_id: str) -> str | None:
+    """The id of the request that submitted the job."""
+    first = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.seq == 1)
+    return (session.scalar(first) or {}).get("request_id")
+
+
 def cancel(session: Session, project_id: str, job_id: str) -> Job:
     """The job, cancelled if it was queued, asked to stop if it runs.
 

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from app import idempotency
+from app import idempotency, tallies
 from app.db import Database, db_now
 from app.jobs import lifecycle
 from app.queue import HintSender
@@ -103,6 +103,8 @@ class Sweeper:
             with self._database.transaction() as session:
                 job = lifecycle.lose(session, job_id, epoch, max_crashes=self._settings.max_crashes)
                 queue = job.queue if job is not None and job.state == "queued" else None
+                if job is not None:
+                    tallies.add(session, {tallies.Key(tallies.LEASE_LOSSES, (job.kind,)): 1})
             if job is not None:
                 log.warning("lease_lost", job_id=job_id, epoch=epoch, crashes=job.crashes, state=job.state)
             if queue is not None:

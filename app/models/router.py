@@ -74,7 +74,12 @@ def delete_version(name: PathName, number: PathVersion, session: SessionDep, own
 @router.get(
     "/models/{name}/versions/{number}/export",
     response_class=Response,
-    responses={200: {"content": {"application/zip": {}}, "description": "graft.safetensors, header.json, README.md"}},
+    responses={
+        200: {
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+            "description": "graft.safetensors, header.json, README.md",
+        }
+    },
 )
 def export_version(name: PathName, number: PathVersion, services: ServicesDep, owner: Owner) -> Response:
     # The session ends before the storage is read: a slow store must not hold a database connection.

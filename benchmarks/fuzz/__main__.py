@@ -6,8 +6,12 @@
 import sys
 
 from benchmarks import scenarios
+from benchmarks.fuzz import schema, sockets
 
-SCENARIOS: dict[str, scenarios.Scenario] = {}
+SCENARIOS: dict[str, scenarios.Scenario] = {
+    "schema": schema.run,
+    "sockets": sockets.run,
+}
 
 if __name__ == "__main__":
     sys.exit(scenarios.command("python -m benchmarks.fuzz", __doc__.splitlines()[0], SCENARIOS))

@@ -24,6 +24,7 @@ def run(services: Services, claim: Claim, progress: Progress) -> bool:
     progress(0.0, "loading")
     (dataset,) = find_datasets(services, claim, [claim.spec["dataset"]])
     version = _version(services, claim)
+    progress(0.0, "predicting")
     rows = errors = 0
     with tempfile.TemporaryDirectory(prefix="metagraft-") as folder:
         path = Path(folder) / "predictions.jsonl"
