@@ -95,8 +95,10 @@ def _check_colours(image: Image.Image) -> None:
     refusal = BadImage("pixel_type", f"has pixels of the kind {image.mode}, which are not read")
     if image.mode == "F":
         raise refusal
+    if image.mode.startswith("I"):
+        return  # integers are scaled, not converted
     try:
-        image.crop((0, 0, 1, 1)).convert("RGB")
+        image.crop((0, 0, 1, 1)).convert("RGBA" if image.has_transparency_data else "RGB")
     except Exception as error:
         raise refusal from error
 

@@ -6,8 +6,12 @@
 import sys
 
 from benchmarks import scenarios
+from benchmarks.fuzz import mutations, uploads
 
-SCENARIOS: dict[str, scenarios.Scenario] = {}
+SCENARIOS: dict[str, scenarios.Scenario] = {
+    "attacks": uploads.attack_files,
+    "mutations": mutations.mutate_uploads,
+}
 
 if __name__ == "__main__":
     sys.exit(scenarios.command("python -m benchmarks.fuzz", __doc__.splitlines()[0], SCENARIOS))
