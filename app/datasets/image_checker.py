@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import BinaryIO
 
 from app.datasets.children import Children, cannot_start, command, environment
-from app.datasets.image_child import LENGTH
+from app.datasets.image_child import LENGTH, READY
 from app.datasets.images import BadImage, ImageInfo
 from app.settings import Settings
 
@@ -84,7 +84,7 @@ class ImageChecker:
 
 
 class _Child:
-    """The running process and our end of its socket."""
+    """The running process and our end of its socket. Making one raises OSError where it does not get ready."""
 
     def __init__(self, limits: dict[str, int]) -> None:
         self._seconds = limits["seconds"]
@@ -102,6 +102,16 @@ class _Child:
         ours.settimeout(_PATIENCE * self._seconds)
         self._socket = ours
         self._answers: BinaryIO = ours.makefile("rb")
+        self._await_ready()
+
+    def _await_ready(self) -> None:
+        try:
+            is_ready = self._answers.readline(len(READY)) == READY
+        except OSError:
+            is_ready = False
+        if not is_ready:  # no image was sent, so none is to blame
+            self.end()
+            raise ChildProcessError("the decoder of images did not start")
 
     def ask(self, data: bytes) -> dict[str, str]:
         """The child's answer to an image. Raises `_Crash` where there is none."""

@@ -1,7 +1,7 @@
 """Run as a process of its own: decodes hostile images one after the other, and says what each is or why it is none.
 
-Speaks over the socket whose number it is given. A request is the length of an image (8 bytes, little-endian) and the
-image; an answer is a line of JSON. Ends when the other side closes the socket.
+Speaks over the socket whose number it is given, and first says that it is ready. A request is the length of an image (8
+bytes, little-endian) and the image; an answer is a line of JSON. Ends when the other side closes the socket.
 """
 
 import json
@@ -18,6 +18,7 @@ from app.datasets.confinement import allow_cpu, confine
 from app.datasets.images import BadImage, check_image
 
 LENGTH = struct.Struct("<Q")
+READY = b"ready\n"
 #: Bytes for each pixel: the most that one has, the decoder's own copies, and its coefficients.
 _PIXEL_BYTES = 16
 _SPARE_BYTES = 256 * 2**20
@@ -45,6 +46,8 @@ def _answer(data: bytes, limits: Limits) -> dict[str, Any]:
 
 def serve(stream: BinaryIO, limits: Limits) -> None:
     """Answers until nothing comes any more."""
+    stream.write(READY)
+    stream.flush()
     while len(head := stream.read(LENGTH.size)) == LENGTH.size:
         (length,) = LENGTH.unpack(head)
         data = stream.read(length)

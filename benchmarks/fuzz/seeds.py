@@ -70,7 +70,7 @@ PICTURES: tuple[Callable[[], bytes], ...] = (
     lambda: saved(textured(30), "JPEG", quality=60),
     lambda: saved(textured(30), "JPEG", progressive=True),
     lambda: saved(textured(30).convert("CMYK"), "JPEG"),
-    lambda: gif_of((2, 2), (2, 2)),
+    lambda: gif_of((1, 1), (1, 1)),
     lambda: saved(textured(30).convert("P"), "GIF", save_all=True, append_images=[textured(30).convert("L")]),
     lambda: saved(textured(20), "BMP"),
     lambda: tiff_of(9, 9, bytes(range(81))),

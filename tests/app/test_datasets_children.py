@@ -146,10 +146,16 @@ def test_confined_process_ends_when_it_computes_too_long() -> None:
 # --- images -----------------------------------------------------------------------------------------------------------
 
 Use = Callable[..., None]
-CRASH = "import os; os._exit(3)"
-GARBAGE = "import socket, sys; socket.socket(fileno=int(sys.argv[1])).sendall(b'{')"
-HANG = "import time; time.sleep(600)"
-COMPUTE = "from app.datasets.confinement import allow_cpu\nallow_cpu(0)\nwhile True: pass"
+READY = (
+    "import os, socket, sys, time\n"
+    "from app.datasets.confinement import allow_cpu\n"
+    "connection = socket.socket(fileno=int(sys.argv[1]))\n"
+    "connection.sendall(b'ready\\n')\n"
+)
+CRASH = READY + "os._exit(3)"
+GARBAGE = READY + "connection.sendall(b'{')"
+HANG = READY + "time.sleep(600)"
+COMPUTE = READY + "allow_cpu(0)\nwhile True: pass"
 
 
 @pytest.fixture
@@ -179,7 +185,7 @@ def checker(children: Children | None = None, **limits: int) -> ImageChecker:
     [
         (CRASH, None, "it crashes the decoder"),
         (GARBAGE, None, "it crashes the decoder"),
-        (HANG, 0.01, "it takes more than 20 seconds"),
+        (HANG, 0.25, "it takes more than 20 seconds"),
         (COMPUTE, None, "it takes more than 20 seconds"),
     ],
 )
@@ -196,6 +202,16 @@ def test_image_is_bad_when_its_decoder_fails(
         monkeypatch.setattr(image_checker, "_PATIENCE", 6)
         info = checking.check(png(side=30))
     assert (info.media_type, info.width, info.height) == ("image/png", 30, 30)
+
+
+@pytest.mark.parametrize("code", ["pass", "raise ValueError", "import os; os.abort()", "print('ready')"])
+def test_nobodys_image_is_bad_when_the_decoder_does_not_start(use: Use, code: str) -> None:
+    use(code)
+    children = one_place()
+    with checker(children) as checking, pytest.raises(Unavailable):
+        checking.check(png())
+    with children.place():
+        pass
 
 
 def test_image_within_the_limits_on_pixels_is_refused_when_memory_does_not_suffice(use: Use) -> None:

@@ -197,9 +197,11 @@ STRUCTURES = (
     _whole("a directory after its end", _end(1, 46, 2**32 - 2)),
     _whole("a directory of nothing for an entry", _end(1, 0, 30)),
     _whole("a zip64 end elsewhere", lambda: b"PK\3\4" + bytes(26) + wide_end(0, 0, 30, at=2)),
-    _whole("a zip64 directory beyond 64 bits", lambda: b"PK\3\4" + bytes(26) + wide_end(1, 2**63, 2**63)),
+    _whole("a zip64 directory beyond 64 bits", lambda: b"PK\3\4" + bytes(26) + wide_end(1, 2**63, 2**63, at=30)),
     _whole("ten million entries declared", lambda: b"PK\3\4" + bytes(26) + wide_end(10**7, 0, 30), "too_many_entries"),
-    _whole("a directory that wraps around", lambda: b"PK\3\4" + bytes(26) + wide_end(1, 2**40, 2**64 - 2**40 + 30)),
+    _whole(
+        "a directory that wraps around", lambda: b"PK\3\4" + bytes(26) + wide_end(1, 2**40, 2**64 - 2**40 + 30, at=30)
+    ),
     Attack("archive: 700,000 empty files", lambda: _many(700_000), "too_many_entries", _NAME, is_heavy=True),
     Attack("archive: 250,000 empty files", lambda: _many(250_000), "too_many_examples", _NAME, is_heavy=True),
     Attack("archive: 600,000 folders", lambda: _many(600_000, "c%d/"), "empty_archive", _NAME, is_heavy=True),
