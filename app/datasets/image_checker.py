@@ -16,6 +16,7 @@ from app.settings import Settings
 MAX_CRASHES = 3
 #: The child counts the seconds it computes; the parent those that pass, many more on a busy machine.
 _PATIENCE = 6
+_START_SECONDS = 60.0
 _LONGEST_ANSWER = 2**16
 
 
@@ -99,10 +100,11 @@ class _Child:
             except OSError:
                 ours.close()
                 raise
-        ours.settimeout(_PATIENCE * self._seconds)
+        ours.settimeout(_START_SECONDS)
         self._socket = ours
         self._answers: BinaryIO = ours.makefile("rb")
         self._await_ready()
+        ours.settimeout(_PATIENCE * self._seconds)
 
     def _await_ready(self) -> None:
         try:

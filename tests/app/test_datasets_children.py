@@ -185,7 +185,7 @@ def checker(children: Children | None = None, **limits: int) -> ImageChecker:
     [
         (CRASH, None, "it crashes the decoder"),
         (GARBAGE, None, "it crashes the decoder"),
-        (HANG, 0.25, "it takes more than 20 seconds"),
+        (HANG, 0.01, "it takes more than 20 seconds"),
         (COMPUTE, None, "it takes more than 20 seconds"),
     ],
 )
