@@ -10,7 +10,8 @@ import struct
 import sys
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from typing import Any, BinaryIO
+from io import BufferedRWPair
+from typing import Any
 
 from PIL import Image
 
@@ -44,7 +45,7 @@ def _answer(data: bytes, limits: Limits) -> dict[str, Any]:
         return {"code": error.code, "message": error.message}
 
 
-def serve(stream: BinaryIO, limits: Limits) -> None:
+def serve(stream: BufferedRWPair, limits: Limits) -> None:
     """Answers until nothing comes any more."""
     stream.write(READY)
     stream.flush()

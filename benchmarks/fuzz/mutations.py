@@ -40,8 +40,8 @@ class Mutation:
 def mutation(number: int) -> Mutation:
     """The mutation of this number, always the same."""
     chance = random.Random(number)  # noqa: S311 - it must be the same again
-    kinds, weights = zip(*_KINDS.items(), strict=True)
-    return chance.choices(kinds, weights)[0](chance)
+    (kind,) = chance.choices(list(_KINDS), list(_KINDS.values()))
+    return kind(chance)
 
 
 def _file(chance: random.Random, group: Sequence[Seed]) -> Mutation:
@@ -186,13 +186,12 @@ def _add(total: Answers, more: Answers) -> None:
 
 def _blobs_without_datasets(where: Target) -> int:
     """Stored files less the datasets that have them."""
-    datasets, token = 0, ""
+    datasets, page = 0, {"next_page_token": ""}
     with where.client() as client:
-        while token is not None:
-            page = client.get(
-                "/v1/datasets", params={"page_size": 100} | ({"page_token": token} if token else {})
-            ).json()
-            datasets, token = datasets + len(page["items"]), page["next_page_token"]
+        while (token := page["next_page_token"]) is not None:
+            params = {"page_size": "100", "page_token": token}
+            page = client.get("/v1/datasets", params=params if token else {"page_size": "100"}).json()
+            datasets += len(page["items"])
     return len(where.stored_files()) - datasets
 
 

@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.datasets import image_checker
-from app.datasets.children import Children
+from app.datasets.children import Children, command
 from app.datasets.formats import parquet
 from app.datasets.image_checker import MAX_CRASHES, ImageChecker
 from app.datasets.images import BadImage
@@ -161,17 +161,16 @@ COMPUTE = READY + "allow_cpu(0)\nwhile True: pass"
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     """Puts a program in the place of the decoder, for the first `times` starts."""
-    real = image_checker.command
 
     def use(code: str, times: int = 10**6) -> None:
         starts = iter(range(10**9))
 
-        def command(module: str, *arguments: object) -> list[str]:
+        def replaced(module: str, *arguments: object) -> list[str]:
             if next(starts) >= times:
-                return real(module, *arguments)
+                return command(module, *arguments)
             return [sys.executable, "-c", code, *map(str, arguments)]
 
-        monkeypatch.setattr(image_checker, "command", command)
+        monkeypatch.setattr(image_checker, "command", replaced)
 
     return use
 
