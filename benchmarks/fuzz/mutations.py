@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -186,7 +187,8 @@ def _add(total: Answers, more: Answers) -> None:
 
 def _blobs_without_datasets(where: Target) -> int:
     """Stored files less the datasets that have them."""
-    datasets, page = 0, {"next_page_token": ""}
+    datasets = 0
+    page: dict[str, Any] = {"next_page_token": ""}
     with where.client() as client:
         while (token := page["next_page_token"]) is not None:
             params = {"page_size": "100", "page_token": token}
