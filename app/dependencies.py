@@ -1,13 +1,14 @@
 """What routes ask for: the services built by the root, a session, and who is asking."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import structlog
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
+from app.datasets.children import Children
 from app.db import Database
 from app.queue import HintSender
 from app.settings import Settings
@@ -29,6 +30,11 @@ class Services:
     storage: Storage
     hints: HintSender
     inference: "InferenceEngine"
+    children: Children = field(init=False)
+    """Of uploads; see `app.datasets.children`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "children", Children(self.settings))
 
 
 def get_services(request: Request) -> Services:

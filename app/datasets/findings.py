@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from app.errors import ErrorItem, InvalidInput
 
 MAX_LISTED = 1_000
+#: Nobody mends so many by hand, and counting on would only take time.
+MAX_COUNTED = 1_000_000
 
 
 class Findings:
-    """Problems by row or archive entry. Counts all of them, keeps the first `MAX_LISTED`."""
+    """Problems by row or archive entry. Counts them up to `MAX_COUNTED`, keeps the first `MAX_LISTED`."""
 
     def __init__(self) -> None:
         self.items: list[ErrorItem] = []
@@ -19,12 +21,15 @@ class Findings:
         return self.problems > 0
 
     def add(self, item: ErrorItem) -> None:
+        """Raises `InvalidInput` where there are too many to go on."""
         self.problems += 1
         place = item.row if item.row is not None else item.pointer
         if place is not None:
             self._places.add(place)
         if len(self.items) < MAX_LISTED:
             self.items.append(item)
+        if self.problems >= MAX_COUNTED:
+            self.raise_if_any()
 
     def row(self, row: int, code: str, message: str, *, column: str | None = None, hint: str | None = None) -> None:
         self.add(ErrorItem(row=row, column=column, code=code, message=message, hint=hint))
@@ -43,7 +48,10 @@ class Findings:
         listed = f" The first {MAX_LISTED} are listed." if self.problems > MAX_LISTED else ""
         bad = len(self._places)
         counted = f"{bad} bad {subject if bad == 1 else _plural(subject)}, " if bad else ""
-        detail = f"{counted}{self.problems} problem{'s' * (self.problems != 1)} in all.{listed} Nothing was stored."
+        least = "at least " if self.problems >= MAX_COUNTED else ""
+        detail = (
+            f"{counted}{least}{self.problems} problem{'s' * (self.problems != 1)} in all.{listed} Nothing was stored."
+        )
         raise InvalidInput(detail, code="bad_rows", errors=sorted(self.items, key=lambda item: item.row or 0))
 
 

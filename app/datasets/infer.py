@@ -45,6 +45,8 @@ def infer(profile: TableProfile, form: UploadForm) -> Plan:
         InvalidInput: a named column does not exist, or the rule does not decide.
     """
     columns = profile.columns
+    if not columns:
+        raise refuse("no_input_column", "The rows have no columns.")
     if form.modality == "image":
         raise refuse("modality", "A table holds no images.", hint="Send images as a zip with one folder per class.")
     named = _existing(form.input_columns or (), columns, "input_columns")

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from app.datasets.canonical import PREFIX, CanonicalWriter, input_keys
 from app.datasets.cells import Cell, finite_numbers, is_missing, number
+from app.datasets.children import Children
 from app.datasets.findings import Findings, refuse
 from app.datasets.formats.detect import open_upload
 from app.datasets.formats.zip_folder import Picture, ZipFolder
@@ -37,14 +39,26 @@ class Ingested:
     warnings: list[dict[str, str]]
 
 
-def ingest(path: Path, filename: str, form: UploadForm, settings: Settings, target: Path) -> Ingested:
+def ingest(
+    path: Path,
+    filename: str,
+    form: UploadForm,
+    settings: Settings,
+    target: Path,
+    *,
+    children: Children | None = None,
+) -> Ingested:
     """Reads the upload at `path` and writes the canonical file `target`.
+
+    Args:
+        children: the places of all uploads of this process; None: this one is alone.
 
     Raises:
         InvalidInput: the file or some of its rows are bad; `target` is then of no use.
         UnsupportedMedia: the file is of no known format.
+        Unavailable: too many other uploads are being read.
     """
-    reader = open_upload(path, filename, settings)
+    reader = open_upload(path, filename, settings, children or Children(settings))
     if isinstance(reader, ZipFolder):
         return _ingest_zip(reader, form, settings, target)
     return _ingest_table(reader, form, settings, target)
@@ -58,8 +72,8 @@ def _ingest_zip(archive: ZipFolder, form: UploadForm, settings: Settings, target
         raise refuse("no_columns", "A zip of images has no columns; the folders are the labels.", hint=hint)
     task: Task = form.task or "classification"
     findings, tally = Findings(), Tally(settings.max_classes)
-    with CanonicalWriter(target, "image", task, {}) as writer:
-        for picture in archive.pictures(findings):
+    with CanonicalWriter(target, "image", task, {}) as writer, closing(archive.pictures(findings)) as pictures:
+        for picture in pictures:
             label = _picture_label(picture, task, findings)
             if label is None or findings:
                 continue

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from app.datasets.cells import Cell, finite_numbers, is_missing, number, present, unstorable
-from app.datasets.findings import Findings, refuse
-from app.datasets.rows import TableReader
+from app.datasets.findings import Findings
+from app.datasets.rows import TableReader, check_row
 from app.settings import Settings
 
 #: Distinct values are counted up to here.
@@ -120,8 +120,7 @@ def profile_table(reader: TableReader, settings: Settings, findings: Findings) -
     profile = TableProfile({name: ColumnProfile(name) for name in reader.columns})
     for batch in reader.batches(findings):
         profile.n_rows += len(batch.rows)
-        if batch.rows[-1] > settings.max_examples:
-            raise refuse("too_many_examples", f"The file has more than {settings.max_examples} rows.")
+        check_row(batch.rows[-1], settings)
         for column, cells in zip(profile.columns.values(), batch.columns, strict=True):
             _screen(column.name, batch.rows, cells, settings.max_text_chars, findings)
             column.update(batch.rows, cells)

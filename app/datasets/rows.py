@@ -85,6 +85,12 @@ def _check_column(position: int, name: str) -> None:
         raise refuse("bad_column_name", f"The name of column {position} {reason}.")
 
 
+def check_row(row: int, settings: Settings) -> None:
+    """Raises `InvalidInput` for a row beyond the most; bad rows count too, for each is remembered."""
+    if row > settings.max_examples:
+        raise refuse("too_many_examples", f"The file has more than {settings.max_examples} rows.")
+
+
 def check_header(names: Sequence[str], settings: Settings) -> tuple[str, ...]:
     """`check_columns` for a header line, which must not be a row of numbers."""
     columns = check_columns(names, settings)

@@ -56,9 +56,12 @@ def prepare(services: Services, upload: Upload) -> Prepared:
 
     Raises:
         InvalidInput: the file or some of its rows are bad; nothing is stored.
+        Unavailable: too many other uploads are being read.
     """
     canonical = upload.folder / "canonical.parquet"
-    ingested = ingest(upload.path, upload.filename, upload.form, services.settings, canonical)
+    ingested = ingest(
+        upload.path, upload.filename, upload.form, services.settings, canonical, children=services.children
+    )
     blob = services.storage.put_file(canonical)
     return Prepared(upload=upload, ingested=ingested, canonical=canonical, blob=blob)
 

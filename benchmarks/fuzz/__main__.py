@@ -6,9 +6,11 @@
 import sys
 
 from benchmarks import scenarios
-from benchmarks.fuzz import schema, sockets
+from benchmarks.fuzz import mutations, schema, sockets, uploads
 
 SCENARIOS: dict[str, scenarios.Scenario] = {
+    "attacks": uploads.attack_files,
+    "mutations": mutations.mutate_uploads,
     "schema": schema.run,
     "sockets": sockets.run,
 }

@@ -1,10 +1,13 @@
 """Predict calls with image files."""
 
+import base64
 import io
+import zipfile
 
 import pytest
 from PIL import Image
 
+from benchmarks.fuzz.attacks import harmless, images
 from tests.app.adapted import adapted, encoded, publish, services_of
 
 
@@ -49,3 +52,44 @@ def test_predict_answers_files_and_puts_errors_in_the_place_of_bad_ones(client):
     assert 400 <= torn.status_code < 500
     nothing = client.post("/v1/models/tint/predict", content=b"", headers={"Content-Type": "multipart/form-data"})
     assert 400 <= nothing.status_code < 500
+
+
+def picture_in(archive: bytes, name: str) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        return opened.read(name)
+
+
+def tinted(client) -> str:
+    """The path of a model of two colours."""
+    inputs = [png(colour, size) for colour in ("red", "blue") for size in (40, 50)]
+    examples = encoded("image", inputs, ["warm"] * 2 + ["cold"] * 2)
+    publish(services_of(client), "tint", adapted(services_of(client).inference, examples), modality="image")
+    return "/v1/models/tint/predict"
+
+
+def test_predict_says_of_each_crafted_picture_what_is_wrong(client):
+    path = tinted(client)
+    crafted = [(attack, picture_in(attack.make(), "cat/9.png")) for attack in images.ATTACKS]
+    parts = [("files", ("a.png", picture)) for _, picture in crafted]
+    answer = client.post(path, files=[*parts, ("files", ("b.png", png("red")))])
+    assert answer.status_code == 200, answer.text
+    *bad, good = answer.json()["predictions"]
+    wrong = [attack.name for (attack, _), entry in zip(crafted, bad, strict=True) if "error" not in entry]
+    assert wrong == []
+    assert {entry["error"]["code"] for entry in bad} >= {"too_many_pixels", "too_many_scans", "not_an_image"}
+    assert good["label"] == "warm"
+
+    inputs = [base64.b64encode(picture).decode() for _, picture in crafted]
+    answer = client.post(path, json={"inputs": inputs})
+    assert answer.status_code == 200
+    assert [entry["error"]["code"] for entry in answer.json()["predictions"]] == [
+        entry["error"]["code"] for entry in bad
+    ]
+
+
+def test_predict_answers_every_picture_that_an_upload_may_hold(client):
+    odd = {case.name: picture_in(case.make(), "cat/odd") for case in harmless.IMAGES}
+    answer = client.post(tinted(client), files=[("files", (f"{i}.png", data)) for i, data in enumerate(odd.values())])
+    assert answer.status_code == 200, answer.text
+    wrong = [name for name, entry in zip(odd, answer.json()["predictions"], strict=True) if "error" in entry]
+    assert wrong == []

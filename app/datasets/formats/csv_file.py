@@ -8,7 +8,7 @@ from pathlib import Path
 from app.datasets.cells import Cell
 from app.datasets.findings import Findings, refuse
 from app.datasets.formats.lines import Lines, check_encoding, decode
-from app.datasets.rows import Batch, batched, check_header
+from app.datasets.rows import Batch, batched, check_header, check_row
 from app.settings import Settings
 
 _DELIMITERS = ",;\t"
@@ -79,8 +79,10 @@ class CsvTable:
             problem = decoder.take_problem() or problem
             size = lines.end_record()
             if len(cells) < 2 and problem is None and not "".join(cells).strip():
+                lines.check_blank()
                 continue
             row += 1
+            check_row(row, self._settings)
             if problem is None:
                 yield row, cells, size
             else:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from app.datasets.children import Children
 from app.datasets.findings import refuse
 from app.datasets.formats.csv_file import CsvTable
 from app.datasets.formats.jsonl import JsonLinesTable, check_not_an_array
@@ -26,21 +27,24 @@ _UNSUPPORTED = {
 _JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 
 
-def open_upload(path: Path, filename: str, settings: Settings) -> ZipFolder | CsvTable | JsonLinesTable | ParquetTable:
+def open_upload(
+    path: Path, filename: str, settings: Settings, children: Children
+) -> ZipFolder | CsvTable | JsonLinesTable | ParquetTable:
     """A reader of the uploaded file, its header or directory checked.
 
     Raises:
         InvalidInput: the file is damaged, unsafe or beyond a limit.
         UnsupportedMedia: it is of no known format.
+        Unavailable: there is no place among `children` to read it.
     """
     with path.open("rb") as file:
         first = file.read(2**12)
     if not first:
         raise refuse("empty_file", "The file is empty.")
     if first.startswith((b"PK\3\4", b"PK\5\6")):
-        return ZipFolder(path, settings)
+        return ZipFolder(path, settings, children)
     if first.startswith(b"PAR1"):
-        return ParquetTable(path, settings)
+        return ParquetTable(path, settings, children)
     for magic, name in _UNSUPPORTED.items():
         if first.startswith(magic):
             raise UnsupportedMedia(f"The file is {name}. {_ACCEPTED}", code="unsupported_format")

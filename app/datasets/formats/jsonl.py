@@ -9,7 +9,7 @@ from typing import Any
 from app.datasets.cells import Cell
 from app.datasets.findings import Findings, refuse
 from app.datasets.formats.lines import Lines, check_encoding, decode
-from app.datasets.rows import Batch, batched, check_columns
+from app.datasets.rows import Batch, batched, check_columns, check_row
 from app.settings import Settings
 
 
@@ -50,8 +50,10 @@ class JsonLinesTable:
         for line in lines:
             size = lines.end_record()
             if not line.strip():
+                lines.check_blank()
                 continue
             row += 1
+            check_row(row, self._settings)
             text, problem = decode(line, lines)
             if problem:
                 findings.row(row, "wrong_encoding", problem, hint="Save the file as UTF-8.")

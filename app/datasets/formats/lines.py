@@ -22,7 +22,9 @@ class Lines:
         # Room for one cell of the longest text, and for many short ones.
         self.max_bytes = 4 * settings.max_text_chars + 8 * 2**20
         self.max_lines = settings.max_text_chars + 10_000
+        self.max_blank = settings.max_examples + 1_000
         self.number = 0
+        self._blank = 0
         self._record_bytes = 0
         self._record_lines = 0
         self.offset = 0
@@ -56,6 +58,13 @@ class Lines:
         """Begins the next record; the size of this one."""
         size, self._record_bytes, self._record_lines = self._record_bytes, 0, 0
         return size
+
+    def check_blank(self) -> None:
+        """Counts a blank record: half a gigabyte of line breaks would take minutes to pass over."""
+        self._blank += 1
+        if self._blank > self.max_blank:
+            message = f"There are more than {self.max_blank} blank lines (near line {self.number})."
+            raise refuse("too_many_blank_lines", message, hint="Remove them.")
 
     def _check(self, size: int) -> None:
         if size > self.max_bytes or self._record_lines > self.max_lines:

@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from app.datasets.cells import Cell, unstorable
+from app.datasets.children import Children, cannot_start, command, environment
 from app.datasets.findings import Findings, refuse
 from app.datasets.rows import Batch, check_columns
 from app.errors import ErrorItem, InvalidInput
@@ -24,9 +23,11 @@ _LIMITS = ("max_examples", "max_columns", "max_text_chars", "max_inflated_bytes"
 class ParquetTable:
     """A Parquet file as a `TableReader`. Its plain copy lies beside it, in the upload's own folder."""
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path, settings: Settings, children: Children) -> None:
         self._copy = path.with_name(path.name + ".arrow")
-        self.columns = check_columns(_rewrite(path, self._copy, settings), settings)
+        with children.place():
+            names = _rewrite(path, self._copy, settings)
+        self.columns = check_columns(names, settings)
 
     def batches(self, findings: Findings) -> Iterator[Batch]:  # noqa: ARG002 - bad rows were found while rewriting
         row = 1
@@ -39,16 +40,16 @@ class ParquetTable:
 def _rewrite(path: Path, target: Path, settings: Settings) -> list[str]:
     """The names of the columns, which now lie in `target`."""
     limits = settings.model_dump(include=set(_LIMITS))
-    # The child has no use for the service's settings, secrets among them.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("METAGRAFT_")}
-    command = [sys.executable, "-m", "app.datasets.formats.parquet_child", str(path), str(target)]
+    arguments = command("app.datasets.formats.parquet_child", path, target)
     try:
         child = subprocess.run(  # noqa: S603 - no part of the command comes from a client
-            command, input=json.dumps(limits).encode(), capture_output=True, timeout=_TIMEOUT_SECONDS, check=False,
-            env=environment | {"ARROW_DEFAULT_MEMORY_POOL": "system"},
+            arguments, input=json.dumps(limits).encode(), capture_output=True, timeout=_TIMEOUT_SECONDS, check=False,
+            env=environment(ARROW_DEFAULT_MEMORY_POOL="system"),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise refuse("parquet_too_slow", "The Parquet file takes too long to read.") from None
+    except OSError:
+        raise cannot_start() from None
     if child.returncode != 0:
         raise refuse("corrupt_parquet", "The Parquet file cannot be read: it is damaged or needs too much memory.")
     return _names(json.loads(child.stdout))

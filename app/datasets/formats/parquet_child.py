@@ -1,11 +1,10 @@
 """Run as a process of its own: rewrites a hostile Parquet file as plain Arrow batches, or says why not.
 
 Some broken files make the Parquet library end its process, and some make it allocate what they please; here neither
-reaches the service. Imports nothing of the service, so that it starts fast. Speaks JSON: limits in, outcome out.
+reaches the service. Imports next to nothing of the service, to start fast. Speaks JSON: limits in, outcome out.
 """
 
 import json
-import resource
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,11 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
+from app.datasets.confinement import allow_cpu, confine
 from app.datasets.formats.parquet_pages import BadPage, inflated_bytes
 
 #: Rows and bytes of text of one batch of the result.
 BATCH_ROWS, BATCH_BYTES = 1_024, 8 * 2**20
-_MAX_MEMORY = 6 * 2**30
+#: What is inflated is held at most twice, beside what the library takes for itself.
+_COPIES, _SPARE_BYTES = 2, 2**30
 _MAX_CPU_SECONDS = 600
 _THRIFT_STRINGS, _THRIFT_ITEMS = 64 * 2**20, 2**20
 _KEPT = (pt.is_boolean, pt.is_integer, pt.is_floating, pt.is_string, pt.is_large_string, pt.is_null)
@@ -147,6 +148,8 @@ def rewrite(path: Path, target: Path, limits: Mapping[str, Any]) -> list[str]:
         _check_metadata(file, path, limits)
         schema = file.schema_arrow
     kept = [i for i, name in enumerate(schema.names) if not name.startswith("__index_level_")]
+    if not kept:
+        raise Refusal("no_input_column", "The table has no columns.")
     _check_types(pa.schema([schema.field(i) for i in kept]))
     texts = [field.name for field in schema if _is_text(field.type)]
     names = [str(i) for i in range(len(kept))]
@@ -162,11 +165,12 @@ def rewrite(path: Path, target: Path, limits: Mapping[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY, _MAX_MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (_MAX_CPU_SECONDS, _MAX_CPU_SECONDS))
+    limits = json.load(sys.stdin)
+    confine(_COPIES * limits["max_inflated_bytes"] + _SPARE_BYTES)
+    allow_cpu(_MAX_CPU_SECONDS)
     path, target = map(Path, sys.argv[1:3])
     try:
-        outcome: dict[str, Any] = {"columns": rewrite(path, target, json.load(sys.stdin))}
+        outcome: dict[str, Any] = {"columns": rewrite(path, target, limits)}
     except Refusal as refusal:
         outcome = refusal.outcome
     except (pa.ArrowException, OSError, UnicodeError, KeyError, MemoryError, BadPage) as error:

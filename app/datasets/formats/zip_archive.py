@@ -4,18 +4,15 @@ Only what a plain archive needs is accepted: stored or deflated entries, one dis
 first entry, after the last or in two entries at once. Every size is checked against what is really there.
 """
 
-import re
 import stat
 import struct
-import unicodedata
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
-from urllib.parse import unquote
 
 from app.datasets.findings import refuse
-from app.errors import InvalidInput
+from app.datasets.formats.zip_names import check_name, unsafe
 from app.settings import Settings
 
 _CHUNK = 2**16
@@ -27,7 +24,6 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _UTF8 = 0x800
-_DRIVE = re.compile(r"[A-Za-z]:")
 # Folders and operating systems' droppings come on top of the examples.
 _ENTRIES_PER_EXAMPLE, _SPARE_ENTRIES = 3, 1_000
 _BYTES_PER_ENTRY = 400
@@ -69,13 +65,6 @@ class _Header:
     offset: int
 
 
-def unsafe(code: str, name: str, message: str) -> InvalidInput:
-    """The refusal of the whole archive because of one entry."""
-    cut = name[:300]
-    error = refuse(code, f"Archive entry '{cut[:100]}' {message}.", pointer=cut)
-    return InvalidInput(error.detail, code="unsafe_archive", errors=error.errors)
-
-
 def read_entries(file: BinaryIO, settings: Settings) -> list[Entry]:
     """The files of the archive in the order of its directory; folders are left out.
 
@@ -93,7 +82,7 @@ def read_entries(file: BinaryIO, settings: Settings) -> list[Entry]:
         for header in headers:
             _check_header(header)
         _check_sizes(headers, size, settings)
-        entries = [_locate(file, header) for header in headers]
+        entries = [_locate(file, header, start) for header in headers]
         _check_overlap(list(zip(headers, entries, strict=True)), start)
     except (_CorruptError, struct.error) as error:
         raise refuse("corrupt_archive", f"The zip archive is damaged: {error}.") from error
@@ -186,7 +175,7 @@ def _widen(header: _Header, extra: bytes) -> None:
 
 
 def _check_header(header: _Header) -> None:
-    _check_name(header.name)
+    check_name(header.name)
     kind = stat.S_IFMT(header.attributes >> 16)
     if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
         what = "symbolic link" if kind == stat.S_IFLNK else "special file"
@@ -199,22 +188,6 @@ def _check_header(header: _Header) -> None:
         raise unsafe("wrong_size", header.name, "is stored, yet its two sizes differ")
     if header.name.endswith("/") and header.size:
         raise unsafe("not_a_file", header.name, "is a folder with content")
-
-
-def _check_name(name: str) -> None:
-    """Names only tell class and example apart, but one that tries to be a path elsewhere has no honest use."""
-    if not name or "\0" in name:
-        raise unsafe("entry_name", name.replace("\0", "␀"), "has an empty name or a NUL in it")
-    for form in {name, unquote(name), unicodedata.normalize("NFKC", name)}:
-        if "\\" in form:
-            raise unsafe("entry_name", name, "has a backslash in its name")
-        if form.startswith("/") or _DRIVE.match(form):
-            raise unsafe("path_traversal", name, "has an absolute path")
-        parts = form.removesuffix("/").split("/")
-        if ".." in parts:
-            raise unsafe("path_traversal", name, "points outside of the archive")
-        if "." in parts or "" in parts:
-            raise unsafe("entry_name", name, "has an empty or '.' part in its path")
 
 
 def _check_sizes(headers: list[_Header], size: int, settings: Settings) -> None:
@@ -230,8 +203,10 @@ def _check_sizes(headers: list[_Header], size: int, settings: Settings) -> None:
         raise unsafe("inflation_ratio", largest.name, message)
 
 
-def _locate(file: BinaryIO, header: _Header) -> Entry:
+def _locate(file: BinaryIO, header: _Header, directory_start: int) -> Entry:
     """The entry of a header, found through its local header, which must say the same."""
+    if header.offset >= directory_start:  # perhaps further than any file goes
+        raise _CorruptError(f"entry '{header.name[:100]}' is not where the directory says")
     file.seek(header.offset)
     local = file.read(_LOCAL.size)
     if len(local) < _LOCAL.size or not local.startswith(b"PK\3\4"):
