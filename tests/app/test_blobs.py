@@ -26,7 +26,7 @@ SECONDS = 60.0
 
 #: Columns that look as if they could name a blob, and do not. A new column has to be put here or into `app.blobs`.
 OTHER_COLUMNS = {
-    "leases.name", "api_keys.secret_hash", "datasets.content_hash", "idempotency_keys.request_hash",
+    "leases.name", "tallies.name", "api_keys.secret_hash", "datasets.content_hash", "idempotency_keys.request_hash",
     "blob_marks.sha256",  # what is to be deleted, not what is to be kept
 }  # fmt: skip
 OTHER_JSON = {

@@ -46,7 +46,7 @@ def test_every_error_of_every_operation_is_a_problem(document: dict[str, Any]) -
 
 def test_statuses_follow_from_what_an_operation_takes(document: dict[str, Any]) -> None:
     always = {"400", "408", "414", "421", "431", "503"}
-    secured = always | {"401", "403"}
+    secured = always | {"401", "403", "429"}
     paths = document["paths"]
     assert set(paths["/healthz"]["get"]["responses"]) == always | {"200"}
     assert set(paths["/v1/strategies"]["get"]["responses"]) == secured | {"200"}
