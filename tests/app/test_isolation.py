@@ -189,7 +189,7 @@ def test_job_cannot_name_what_is_of_another_project(client, owners):
         assert (refused.status_code, unknown.status_code) == (422, 422), what
         assert refused.json()["code"].endswith("_not_found"), what
         assert _told(refused, first.values) == _told(unknown, NOWHERE), what
-    assert client.get("/v1/jobs", headers=second.headers).json()["items"] == []
+    assert client.get("/v1/jobs?state=queued", headers=second.headers).json()["items"] == []
 
 
 def test_names_and_contents_may_be_equal_in_two_projects(client, owners):
