@@ -139,7 +139,7 @@ def test_lease_is_renewed_while_blobs_are_copied(
     monkeypatch.setattr(writing, "RENEW_SECONDS", 0.0)
     monkeypatch.setattr(writing, "LEASE_SECONDS", -1.0)  # runs out at once
     filled(services)
-    found = []
+    found: list[bool] = []
 
     def renew(lease: Any) -> None:
         monkeypatch.setattr(writing, "LEASE_SECONDS", 3600.0)

@@ -58,8 +58,8 @@ def test_every_kind_of_row_that_names_a_blob_is_found(services: Services) -> Non
         session.add(version)
         session.add(
             MetaLearner(
-                id=new_id("ml"), project_id=DEFAULT_PROJECT, job_id=job_id, name="m", modality="text", task="classification",
-                encoder="e", sources=[], card={}, artifact="c" * 64, size_bytes=1,
+                id=new_id("ml"), project_id=DEFAULT_PROJECT, job_id=job_id, name="m", modality="text",
+                task="classification", encoder="e", sources=[], card={}, artifact="c" * 64, size_bytes=1,
             )
         )  # fmt: skip
         session.add(
