@@ -45,7 +45,8 @@ def insert(connection: Connection, table: Table, rows: Iterable[dict[str, Any]],
     for column in table.columns:
         if isinstance(column.type, JSON):
             column.type.none_as_null = True  # None is SQL NULL, as everywhere
-    done, batch = 0, []
+    done = 0
+    batch: list[dict[str, Any]] = []
     for row in rows:
         if row.keys() != set(table.columns.keys()):
             raise BackupError(f"row {done + len(batch) + 1} of {entry} has other columns than its table")

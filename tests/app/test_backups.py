@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from app import blobs
@@ -77,7 +77,7 @@ def test_restored_database_has_the_newest_schema_and_no_turns_of_dead_processes(
     restore_backup(other, make_storage(other), tmp_path / "b")
     database = Database(other)
     with database.session(read_only=True) as session:
-        assert session.scalar(select(func.count()).select_from(Lease)) == 0
+        assert not [name for name in session.scalars(select(Lease.name)) if name.startswith(("0leases", "1leases"))]
     assert is_current(other, database.engine)
     database.dispose()
 
@@ -139,7 +139,7 @@ def test_lease_is_renewed_while_blobs_are_copied(
     monkeypatch.setattr(writing, "RENEW_SECONDS", 0.0)
     monkeypatch.setattr(writing, "LEASE_SECONDS", -1.0)  # runs out at once
     filled(services)
-    found = []
+    found: list[bool] = []
 
     def renew(lease: Any) -> None:
         monkeypatch.setattr(writing, "LEASE_SECONDS", 3600.0)

@@ -22,6 +22,14 @@ from tests.app.backups import elsewhere, filled, rows_of
 
 
 @pytest.fixture
+def database_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """SQLite alone: nothing here depends on the kind."""
+    path = tmp_path / "metagraft.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
 def other(tmp_path: Path, settings: Settings) -> Settings:
     return elsewhere(settings, tmp_path / "other")
 

@@ -14,6 +14,7 @@ from app import blobs
 from app.db import db_now
 from app.dependencies import Services
 from app.ids import new_id
+from app.security import DEFAULT_PROJECT
 from app.storage import FolderStorage
 from app.tables import Base, Dataset, Job, Lease, MetaLearner, Model, ModelVersion
 from tests.app.locks import is_refused
@@ -57,13 +58,13 @@ def test_every_kind_of_row_that_names_a_blob_is_found(services: Services) -> Non
         session.add(version)
         session.add(
             MetaLearner(
-                id=new_id("ml"), project_id="default", job_id=job_id, name="m", modality="text", task="classification",
-                encoder="e", sources=[], card={}, artifact="c" * 64, size_bytes=1,
+                id=new_id("ml"), project_id=DEFAULT_PROJECT, job_id=job_id, name="m", modality="text",
+                task="classification", encoder="e", sources=[], card={}, artifact="c" * 64, size_bytes=1,
             )
         )  # fmt: skip
         session.add(
             Job(
-                id=new_id("job"), project_id="default", kind="batch_predict", queue="adapt", spec={},
+                id=new_id("job"), project_id=DEFAULT_PROJECT, kind="batch_predict", queue="adapt", spec={},
                 state="succeeded", result={"rows": 1, "blob": "d" * 64},
             )
         )  # fmt: skip
@@ -75,7 +76,7 @@ def test_every_kind_of_row_that_names_a_blob_is_found(services: Services) -> Non
 
 def _version(services: Services, job_id: str, artifact: str) -> ModelVersion:
     with services.database.transaction() as session:
-        model = Model(id=new_id("mdl"), project_id="default", name="m", modality="text", task="classification")
+        model = Model(id=new_id("mdl"), project_id=DEFAULT_PROJECT, name="m", modality="text", task="classification")
         session.add(model)
     return ModelVersion(
         id=new_id("mv"), model_id=model.id, number=1, job_id=job_id, dataset="ds", strategy="auto", encoder="e",
@@ -170,7 +171,7 @@ def test_blob_is_put_back_by_a_transaction_that_comes_while_it_is_deleted(servic
 
 def _columns(blob: str) -> dict[str, Any]:
     return {
-        "id": new_id("ds"), "project_id": "default", "name": "toy", "modality": "tabular", "task": "regression",
+        "id": new_id("ds"), "project_id": DEFAULT_PROJECT, "name": "toy", "modality": "tabular", "task": "regression",
         "domain": "toy", "n_examples": 1, "classes": {}, "columns": {}, "content_hash": "x", "blob": blob,
         "size_bytes": 1, "warnings": [],
     }  # fmt: skip
@@ -210,7 +211,7 @@ def test_everything_a_client_and_a_worker_publish_is_there_although_it_was_colle
     client.app.state.services = services
     dataset = upload(client)
     others = [upload(client, f"other {seed}", csv(seed=seed)) for seed in (1, 2)]
-    options = {"steps": 1, "evaluation_episodes": 2, "evaluation_shots": [2]}
+    options = {"steps": 1, "evaluation_episodes": 4, "evaluation_shots": [1]}
     jobs = (
         {"kind": "adapt", "dataset": dataset, "model": "m", "strategy": "target_only"},
         {"kind": "batch_predict", "dataset": dataset, "model": "m"},

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import insert, select, update
 from typer.testing import CliRunner
 
-from app import blobs
+from app import blobs, collection
 from app.cli import app
 from app.collection import collect, mark, preview, sweep
 from app.db import db_now
@@ -136,8 +136,11 @@ def test_nothing_is_collected_while_a_backup_is_made(services: Services, lost: s
     assert services.storage.exists(lost)
 
 
-def test_many_blobs_are_collected(services: Services, kept: str):
-    lost = {services.storage.put_bytes(str(number).encode()) for number in range(320)}
+def test_more_blobs_than_one_statement_takes_are_collected(
+    services: Services, kept: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(collection, "_BATCH", 3)
+    lost = {services.storage.put_bytes(str(number).encode()) for number in range(8)}
     found = collect(services.database, services.storage, older_than_hours=0)
     assert {sha256 for sha256, _ in found.deleted} == lost
     assert dict(services.storage.blobs()) == {kept: 4}

@@ -195,7 +195,7 @@ def drop_a_word(data: bytes, draw: random.Random) -> bytes:
 
 
 def change_a_word(data: bytes, draw: random.Random) -> bytes:
-    wrong = draw.choice([None, [], {}, "?", -1, True, 10**400, [[]], {"a": {"b": []}}])
+    wrong: Any = draw.choice([None, [], {}, "?", -1, True, 10**400, [[]], {"a": {"b": []}}])
     free = {"encoder", "encoder_revision", "strategy", "card"}  # any text will do there
 
     def change(_: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -236,7 +236,7 @@ def cases(name: str) -> list[Case]:
     """Its share of the thousand: every kind of damage in turn, drawn from a seed."""
     data, _ = artifacts()[name]
     draw = random.Random(name)
-    found = []
+    found: list[Case] = []
     while len(found) < -(-N_CASES // len(NAMES)):
         damage = DAMAGES[len(found) % len(DAMAGES)]
         damaged = damage(data, draw)

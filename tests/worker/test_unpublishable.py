@@ -12,6 +12,8 @@ from app.dependencies import Services
 from app.inference.features import FeatureCache
 from app.tables import MetaLearner, Model, ModelVersion
 from learning import adaptation, artifact
+from learning.assembly import assemble
+from learning.choice import Choice
 from learning.encoders.registry import default_encoder
 from learning.usefulness import make_warning
 from tests.jobs import csv, submit, upload
@@ -88,8 +90,6 @@ def test_only_the_input_without_finite_features_is_refused_when_predicting(clien
 def test_nothing_is_published_when_a_parameter_is_not_finite(
     client: Any, services: Services, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    assemble = adaptation.assemble
-
     def diverged(*arguments: Any, **named: Any) -> Any:
         learner = assemble(*arguments, **named)
         head = replace(learner.pipeline.head, weight_TF=learner.pipeline.head.weight_TF * value)
@@ -102,7 +102,7 @@ def test_nothing_is_published_when_a_parameter_is_not_finite(
 def test_nothing_is_published_when_held_out_answers_are_not_finite(
     client: Any, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adaptation.Choice, "scored", property(_without_answers), raising=True)
+    monkeypatch.setattr(Choice, "scored", property(_without_answers), raising=True)
     _check_failed(services, _run(client, services, dataset=upload(client)), "non_finite_model")
 
 
