@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 from contextlib import ExitStack
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from app.datasets.children import Children, cannot_start, command, environment
 from app.datasets.image_child import LENGTH, READY
@@ -115,7 +115,7 @@ class _Child:
             self.end()
             raise ChildProcessError("the decoder of images did not start")
 
-    def ask(self, data: bytes) -> dict[str, str]:
+    def ask(self, data: bytes) -> dict[str, Any]:
         """The child's answer to an image. Raises `_Crash` where there is none."""
         try:
             self._socket.sendall(LENGTH.pack(len(data)))
@@ -127,7 +127,7 @@ class _Child:
             line = b""
         if not line.endswith(b"\n"):
             raise _Crash(self._reason())
-        answer: dict[str, str] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
     def _reason(self) -> str:

@@ -71,7 +71,7 @@ def test_upload_is_taken_when_it_only_looks_odd(service: Service, harmless: Harm
 
 
 def test_attacks_are_many_and_each_has_a_name_of_its_own() -> None:
-    cases = [*ATTACKS, *HARMLESS]
+    cases: list[Attack | Harmless] = [*ATTACKS, *HARMLESS]
     assert len({case.name for case in cases}) == len(cases)
     assert len(ATTACKS) >= 200
     assert len(HARMLESS) >= 30

@@ -175,8 +175,8 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     return use
 
 
-def checker(children: Children | None = None, **limits: int) -> ImageChecker:
-    return ImageChecker(Settings(**limits), children or one_place())
+def checker(children: Children | None = None) -> ImageChecker:
+    return ImageChecker(Settings(), children or one_place())
 
 
 @pytest.mark.parametrize(

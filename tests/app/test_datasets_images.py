@@ -34,8 +34,8 @@ def test_scans_of_a_jpeg_are_counted() -> None:
     usual = jpeg_scans(progressive)
     assert jpeg_scans(jpeg()) == 1
     assert 2 <= usual <= 20
-    # The last scan stands there `n` times more.
-    assert jpeg_scans(jpeg_of_scans(30, 120)) == usual + 30
+    # The last scan stands there 30 times instead of once.
+    assert jpeg_scans(jpeg_of_scans(30, 120)) == usual + 29
 
 
 def test_scans_are_not_counted_in_notes_or_after_the_end() -> None:
@@ -65,12 +65,11 @@ def test_image_is_refused_at_one_byte_or_pixel_too_many() -> None:
     assert code_of(data, Limits(len(data), 1_599)) == "too_many_pixels"
 
 
-def test_image_of_numbers_or_of_foreign_colours_is_refused() -> None:
+def test_image_of_numbers_is_refused() -> None:
     assert code_of(tiff_of(2, 2, bytes(16), bits=(32,), sample_format=3)) == "pixel_type"
-    assert code_of(saved(Image.new("LAB", (4, 4)), "TIFF")) == "pixel_type"
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I"])
 def test_image_of_every_usual_kind_is_taken(mode: str) -> None:
     assert check_image(saved(Image.new(mode, (4, 4)), "TIFF"), LIMITS).media_type == "image/tiff"
 

@@ -98,6 +98,8 @@ def inflated_bytes(path: Path, metadata: pq.FileMetaData, limit: int) -> int:
 
 
 def _chunk_bytes(file: BinaryIO, chunk: pq.ColumnChunkMetaData, file_size: int, limit: int) -> int:
+    if chunk.num_values == 0 and chunk.data_page_offset == 0:
+        return 0  # so writers say that there is no page; the file's first bytes are none to any reader
     starts = [chunk.data_page_offset]
     if chunk.has_dictionary_page and chunk.dictionary_page_offset:
         starts.append(chunk.dictionary_page_offset)

@@ -151,4 +151,4 @@ ARCHIVES = (
     _archive("called a table", lambda: zip_of(two_classes(4)), 8, {"cat": 4, "dog": 4}),
 )  # fmt: skip
 
-HARMLESS = (*TABLES, *PARQUET, *IMAGES, *ARCHIVES)
+HARMLESS: tuple[Harmless, ...] = (*TABLES, *PARQUET, *IMAGES, *ARCHIVES)

@@ -107,11 +107,12 @@ def _not_utf8() -> bytes:
 
 SIZES = (
     _whole("dictionary of two texts for gigabytes", "inflated_too_large", shared_text),
-    _whole("pages that inflate 9,000 times", "inflation_ratio", zeros),
+    _whole("pages that inflate 9,000 times", "inflation_ratio", zeros, is_heavy=True),
     _whole("pages that inflate 9,000 times and lie", "inflation_ratio", lying_zeros),
     _whole("200,001 rows", "too_many_examples",
            lambda: parquet_of({"x": pa.nulls(200_001), "label": pa.nulls(200_001)})),
-    _whole("2,002 columns", "too_many_columns", lambda: parquet_of({f"c{i}": [1] for i in range(2_002)})),
+    _whole("2,002 columns", "too_many_columns", lambda: parquet_of({f"c{i}": [1] for i in range(2_002)}),
+           is_heavy=True),
     _whole("20,000 columns", "too_many_columns", lambda: parquet_of({f"c{i}": [1] for i in range(20_000)}),
            is_heavy=True),
     _whole("a text beyond 400,000 bytes", "text_too_long",

@@ -61,7 +61,7 @@ def jpeg_with_frame(marker: int, *, precision: int = 8) -> bytes:
 
 
 def jpeg_of_scans(n: int, side: int) -> bytes:
-    """A progressive JPEG of side x side pixels that repeats its last scan `n` times."""
+    """A progressive JPEG of side x side pixels in which its last scan stands `n` times."""
     data = jpeg_of_size(side, side, progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * n + data[-2:]

@@ -27,11 +27,11 @@ _TEXTS = b"text,label\none two three,a\nfour five six,b\n"
 
 ENDLESS = (
     _whole("a line of 200 MB", "record_too_long", lambda: b"text,label\n" + b"x" * 200_000_000, is_heavy=True),
-    _whole("a line of 20 MB", "record_too_long", lambda: b"text,label\n" + b"x" * 20_000_000),
+    _whole("a line of 20 MB", "record_too_long", lambda: b"text,label\n" + b"x" * 20_000_000, is_heavy=True),
     _whole("a quote that never ends", "record_too_long", lambda: b'text,label\n"' + b"x\n" * 10_000_000),
     _whole("a quote over 120,000 lines", "record_too_long", lambda: b'text,label\n"' + b"\n" * 120_000 + b'",a\n'),
-    _whole("a header of 20 MB", "record_too_long", lambda: b"x," * 10_000_000),
-    _whole("a header that is a quote of 20 MB", "record_too_long", lambda: b'"' + b"x" * 20_000_000),
+    _whole("a header of 20 MB", "record_too_long", lambda: b"x," * 10_000_000, is_heavy=True),
+    _whole("a header that is a quote of 20 MB", "record_too_long", lambda: b'"' + b"x" * 20_000_000, is_heavy=True),
     _whole("carriage returns alone, 20 MB", "too_many_blank_lines", lambda: b"a,label\n" + b"\r" * 20_000_000),
     _whole("line breaks alone, 250,000", "too_many_blank_lines", lambda: b"\n" * 250_000),
     _whole("line breaks alone, 400 MB", "too_many_blank_lines", lambda: b"\n" * 400_000_000, is_heavy=True),
@@ -39,7 +39,7 @@ ENDLESS = (
     _whole("100,000 columns", "too_many_columns", lambda: _columns(100_000)),
     _whole("2,001 columns", "too_many_columns", lambda: _columns(2_001)),
     _whole("a million columns of no name", "too_many_columns", lambda: b"," * 1_000_000 + b"\n1\n"),
-    _whole("200,001 rows", "too_many_examples", lambda: b"a,label\n" + b"1,x\n2,y\n" * (_MANY // 2 + 1)),
+    _whole("200,001 rows", "too_many_examples", lambda: b"a,label\n" + b"1,x\n2,y\n" * (_MANY // 2 + 1), is_heavy=True),
     _whole("200,001 bad rows", "too_many_examples", lambda: b"a,label\n" + b"x\n" * _MANY),
     _whole("100 million bad rows", "too_many_examples", lambda: b"a,label\n" + b"x\n" * 10**8, is_heavy=True),
     _whole("1,001 classes", "too_many_classes",
