@@ -78,9 +78,9 @@ def _without_colours(_logger: Any, _name: str, event: EventDict) -> EventDict:
     return event
 
 
-def _without_secrets(_logger: Any, _name: str, line: str) -> str:
+def _without_secrets(_logger: Any, _name: str, line: Any) -> str:
     """The finished line, so that no path to it is forgotten: fields, messages of libraries, tracebacks."""
-    return _SECRETS.sub(lambda found: f"{next(filter(None, found.groups()))}***", line)
+    return _SECRETS.sub(lambda found: f"{next(filter(None, found.groups()))}***", str(line))
 
 
 def configure_logging(settings: Settings) -> None:

@@ -45,7 +45,7 @@ class Prepared:
         """`made_up` with the parts that have to name something that exists."""
         dataset = self.ids["dataset_id"]
         if path == "/v1/jobs":
-            real = {
+            real: dict[str, dict[str, Any]] = {
                 "adapt": {"dataset": dataset, "sources": [], "meta_learner": None, "options": {}},
                 "batch_predict": {"dataset": dataset, "model": MODEL},
                 "meta_train": {"sources": [dataset], "options": {}},

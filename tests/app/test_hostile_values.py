@@ -109,44 +109,38 @@ def test_whole_body_is_refused_when_it_is_hostile(client: TestClient, filled: di
                 check(answer, (path, kind, body[:40]), refused=True)
 
 
-@pytest.mark.parametrize("value", [*NUMBERS, *TEXTS, *SHAPES], ids=lambda value: value[:12])
-def test_input_of_a_prediction_fails_alone_when_it_is_hostile(
-    client: TestClient, filled: dict[str, str], value: str
-) -> None:
-    body = f'{{"inputs": [{{"size": 1}}, {value}, {{"size": {value}}}, {{"colour": {value}}}, {{"size": 9}}]}}'
-    answer = client.post("/v1/models/m/predict", content=body, headers={"Content-Type": "application/json"})
-    check(answer, value[:40])
-    if answer.status_code == 200:
-        predictions = answer.json()["predictions"]
-        assert len(predictions) == 5
-        assert all("label" in predictions[place] for place in (0, 4))
-        assert "error" in predictions[1]
+def test_input_of_a_prediction_fails_alone_when_it_is_hostile(client: TestClient, filled: dict[str, str]) -> None:
+    for value in (*NUMBERS, *TEXTS, *SHAPES):
+        body = f'{{"inputs": [{{"size": 1}}, {value}, {{"size": {value}}}, {{"colour": {value}}}, {{"size": 9}}]}}'
+        answer = client.post("/v1/models/m/predict", content=body, headers={"Content-Type": "application/json"})
+        check(answer, value[:40])
+        if answer.status_code == 200:
+            predictions = answer.json()["predictions"]
+            assert len(predictions) == 5
+            assert all("label" in predictions[place] for place in (0, 4))
+            assert "error" in predictions[1]
 
 
-@pytest.mark.parametrize("value", [*UNSTORABLE, *ODD], ids=lambda value: value[:12])
-def test_path_is_not_found_or_refused_when_it_is_hostile(
-    client: TestClient, filled: dict[str, str], value: str
-) -> None:
+def test_path_is_not_found_or_refused_when_it_is_hostile(client: TestClient, filled: dict[str, str]) -> None:
     for method, path, operation in operations(client):
         names = [item["name"] for item in operation.get("parameters", []) if item["in"] == "path"]
         for name in names:
-            filling = filled | {name: value}
-            url = path.format(**{each: filling[each] for each in names})
-            is_name = (name, value) == ("alias", "NaN")
-            check(client.request(method, url, json={"version": 1}), (method, url[:80]), refused=not is_name)
+            for value in (*UNSTORABLE, *ODD):
+                filling = filled | {name: value}
+                url = path.format(**{each: filling[each] for each in names})
+                is_name = (name, value) == ("alias", "NaN")
+                check(client.request(method, url, json={"version": 1}), (method, url[:80]), refused=not is_name)
 
 
-@pytest.mark.parametrize("value", [*UNSTORABLE, *ODD], ids=lambda value: value[:12])
-def test_query_is_no_error_of_the_service_when_it_is_hostile(
-    client: TestClient, filled: dict[str, str], value: str
-) -> None:
+def test_query_is_no_error_of_the_service_when_it_is_hostile(client: TestClient, filled: dict[str, str]) -> None:
     for method, path, operation in operations(client):
         parameters = operation.get("parameters", [])
         names = [item["name"] for item in parameters if item["in"] == "query"]
         where = path.format(**{item["name"]: filled[item["name"]] for item in parameters if item["in"] == "path"})
         for name in names:
-            answer = client.request(method, f"{where}?{name}={value}", json={"inputs": [{"size": 1}]})
-            check(answer, (method, where, name, value[:40]), refused="%00" in value)
+            for value in (*UNSTORABLE, *ODD):
+                answer = client.request(method, f"{where}?{name}={value}", json={"inputs": [{"size": 1}]})
+                check(answer, (method, where, name, value[:40]), refused="%00" in value)
 
 
 def test_header_is_no_error_of_the_service_when_it_is_hostile(client: TestClient, filled: dict[str, str]) -> None:

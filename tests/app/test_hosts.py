@@ -41,7 +41,7 @@ def database_url(tmp_path: Path, sqlite_template: Path) -> str:
 
 
 def status(client: TestClient, host: str) -> int:
-    return client.get("/healthz", headers={"Host": host.encode("latin-1")}).status_code  # type: ignore[dict-item]
+    return client.get("/healthz", headers={b"Host": host.encode("latin-1")}).status_code
 
 
 def test_service_on_loopback_answers_to_addresses_and_names_of_loopback(client: TestClient) -> None:
