@@ -5,12 +5,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from fastapi import Depends
 from fastapi.testclient import TestClient
 from redis import Redis
 
 from app.main import create_app
 from app.rate_limit import RateLimiter
-from app.security import DEFAULT_PROJECT, SCOPES, create_key
+from app.security import DEFAULT_PROJECT, SCOPES, create_key, require
 from app.settings import Settings
 from tests.app.adapted import services_of
 
@@ -93,9 +94,16 @@ def test_requests_count_together_when_several_processes_share_a_broker(client, l
         assert statuses(replica, 2, headers) == [200, 429]
 
 
-def test_request_counts_once_however_many_dependencies_ask_who_it_is(client):
-    headers = made_key(client)
-    answers = [client.post("/v1/datasets", headers=headers) for _ in range(LIMIT + 1)]
+def test_request_counts_once_however_many_dependencies_ask_who_it_is(limited):
+    app = create_app(limited)
+
+    @app.get("/two", dependencies=[Depends(require("jobs")), Depends(require("models"))])
+    def two() -> None: ...
+
+    with TestClient(app) as client:
+        assert statuses(client, LIMIT + 1, made_key(client), "/two") == [200] * LIMIT + [429]
+        headers = made_key(client)
+        answers = [client.post("/v1/datasets", headers=headers) for _ in range(LIMIT + 1)]
     assert [answer.status_code for answer in answers] == [415] * LIMIT + [429]
 
 

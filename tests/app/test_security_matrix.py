@@ -12,6 +12,7 @@ from app.db import utc_now
 from app.ids import new_id
 from app.main import create_app
 from app.security import DEFAULT_PROJECT, SCOPES, Scope, create_key
+from app.settings import Settings
 from app.tables import ApiKey, Project
 from tests.app.adapted import services_of
 from tests.app.routes import Endpoint, endpoints, send
@@ -177,3 +178,25 @@ def test_metrics_take_no_empty_token(client):
     made_key(client)
     for header in ("Bearer", "Bearer ", ""):
         assert client.get("/metrics", headers={"Authorization": header}).status_code == 401
+
+
+def test_metrics_go_on_through_an_outage_for_whoever_might_read_them_before(tmp_path):
+    token = "scrape-me-0123456789"
+    away = Settings(
+        data_dir=tmp_path, database_url="postgresql://nobody@127.0.0.1:1/none", broker_url="redis://127.0.0.1:1/0",
+        warm_up=False, metrics_token=token,
+    )  # fmt: skip
+    with TestClient(create_app(away)) as client:
+        assert client.get("/metrics").status_code == 200
+        assert client.get("/v1/usage").status_code == 503
+        client.app.state.was_open = False  # type: ignore[attr-defined]
+        assert client.get("/metrics").status_code == 503
+        assert client.get("/metrics", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_refusal_is_remembered_for_an_outage(client):
+    client.get("/metrics")
+    assert client.app.state.was_open
+    made_key(client)
+    client.get("/metrics")
+    assert not client.app.state.was_open
