@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.datasets import image_checker
-from app.datasets.children import Children, command
+from app.datasets.children import Children, command, environment
 from app.datasets.formats import parquet
 from app.datasets.image_checker import MAX_CRASHES, ImageChecker
 from app.datasets.images import BadImage
@@ -45,13 +45,14 @@ def test_place_is_refused_when_taken_and_free_again_afterwards() -> None:
         with pytest.raises(Unavailable) as caught, children.place():
             pass
         assert (caught.value.code, caught.value.headers["Retry-After"]) == ("uploads_busy", "10")
-    with children.place():
-        pass
+    for _ in range(9):
+        with children.place():
+            pass
 
 
 def test_place_is_given_back_when_its_holder_fails() -> None:
     children = one_place()
-    for _ in range(3):
+    for _ in range(9):
         with pytest.raises(ValueError, match="no such luck"), children.place():
             raise ValueError("no such luck")
 
@@ -109,12 +110,19 @@ def test_upload_is_put_off_when_no_process_can_be_started(
     assert (answer.status_code, answer.json()["code"]) == (503, "uploads_busy")
 
 
+def test_child_is_told_none_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAGRAFT_S3_SECRET_ACCESS_KEY", "secret")
+    assert "secret" not in environment(LANG="C").values()
+    assert environment(LANG="xx")["LANG"] == "xx"
+
+
 # --- what a child may take --------------------------------------------------------------------------------------------
 
 
 def ended(code: str) -> int:
     """The exit status of a Python program."""
-    return subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False).returncode
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, stderr=subprocess.DEVNULL, check=False, timeout=WAIT_SECONDS).returncode
 
 
 def test_confined_process_gets_no_more_memory_than_it_may() -> None:

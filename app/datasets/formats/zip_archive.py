@@ -24,8 +24,8 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _UTF8 = 0x800
-# Folders and operating systems' droppings come on top of the examples.
-_ENTRIES_PER_EXAMPLE, _SPARE_ENTRIES = 3, 1_000
+# An operating system may drop a file beside every example; folders come on top.
+_ENTRIES_PER_EXAMPLE, _SPARE_ENTRIES = 2, 5_000
 _BYTES_PER_ENTRY = 400
 
 

@@ -52,11 +52,8 @@ def _decoded(name: str) -> Iterator[str]:
     form = name
     for _ in range(_MAX_DECODED):
         yield form
-        unquoted = unquote(form)
-        if unquoted != form:
-            yield unquoted
-        plain = unicodedata.normalize("NFKC", unquoted)
-        if plain == form:
+        decoded = unicodedata.normalize("NFKC", unquote(form))
+        if decoded == form:
             return
-        form = plain
+        form = decoded
     raise unsafe("entry_name", name, "has codes within codes in its name")

@@ -202,9 +202,9 @@ STRUCTURES = (
     _whole(
         "a directory that wraps around", lambda: b"PK\3\4" + bytes(26) + wide_end(1, 2**40, 2**64 - 2**40 + 30, at=30)
     ),
-    Attack("archive: 700,000 empty files", lambda: _many(700_000), "too_many_entries", _NAME, is_heavy=True),
+    Attack("archive: 500,000 empty files", lambda: _many(500_000), "too_many_entries", _NAME, is_heavy=True),
     Attack("archive: 250,000 empty files", lambda: _many(250_000), "too_many_examples", _NAME, is_heavy=True),
-    Attack("archive: 600,000 folders", lambda: _many(600_000, "c%d/"), "empty_archive", _NAME, is_heavy=True),
+    Attack("archive: 400,000 folders", lambda: _many(400_000, "c%d/"), "empty_archive", _NAME, is_heavy=True),
 )
 
 
