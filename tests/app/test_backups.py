@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from app import blobs
 from app.backups import writing
+from app.backups.containers import Sink
+from app.backups.manifest import TableEntry, table_path
 from app.backups.restoring import restore_backup
 from app.backups.writing import write_backup
 from app.cli import app
@@ -130,6 +132,22 @@ def test_backup_is_of_one_moment_although_the_service_goes_on(
     with TestClient(create_app(other), raise_server_exceptions=False) as again:
         assert [item["name"] for item in again.get("/v1/datasets").json()["items"]] == ["old"]
         assert len(again.get(f"/v1/datasets/{dataset['id']}/examples").json()["items"]) == 2
+
+
+def test_rows_of_all_tables_are_of_one_moment(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_table = writing._add_table
+
+    def add_and_change(sink: Sink, name: str, lines: Iterator[bytes]) -> TableEntry:
+        entry = add_table(sink, name, lines)
+        if name == "projects":
+            dataset_row(services, blob=services.storage.put_bytes(b"too late"))
+        return entry
+
+    monkeypatch.setattr(writing, "_add_table", add_and_change)
+    write_backup(services.database, services.storage, tmp_path / "b")
+    assert (tmp_path / "b" / table_path("datasets")).read_bytes() == b""
 
 
 def test_lease_is_renewed_while_blobs_are_copied(

@@ -166,8 +166,10 @@ def drop_a_tensor(data: bytes, draw: random.Random) -> bytes:
 
 
 def add_a_tensor(data: bytes, draw: random.Random) -> bytes:
-    name = draw.choice(["head.more", "extra", "graft.x", "featuriser.more", "source_graft_9.x", "statistics.more"])
-    return resealed(data, lambda tensors, _: tensors.update({name: torch.ones(3)}))
+    """Of a name that there is none of, or that belongs to another kind, or to a part that this one lacks."""
+    name = draw.choice(["head.more", "extra", "graft.x", "embedding.more", "parameters.more", "source_graft_9.x"])
+    tensor = torch.ones(3, dtype=torch.float16 if "graft" in name else torch.float32)
+    return resealed(data, lambda tensors, _: tensors.update({name: tensor}))
 
 
 def change_a_type(data: bytes, draw: random.Random) -> bytes:
@@ -206,6 +208,25 @@ def change_a_word(data: bytes, draw: random.Random) -> bytes:
     return resealed(data, change)
 
 
+#: Numbers of the header that no learner has.
+IMPOSSIBLE = [
+    ("temperature", 0.0), ("temperature", -1.0), ("set_threshold", -0.5), ("set_threshold", 2.0), ("coverage", 0.0),
+    ("coverage", 1.0), ("interval_half_width", -1.0), ("familiarity", {"typical": -1.0, "spread": 1.0}),
+    ("familiarity", {"typical": 1.0, "spread": 0.0}),
+]  # fmt: skip
+
+
+def leave_the_range(data: bytes, draw: random.Random) -> bytes:
+    def change(_: dict[str, Tensor], header: dict[str, Any]) -> None:
+        name, value = draw.choice(IMPOSSIBLE)
+        if "temperature" in header:
+            header[name] = value
+        else:
+            header["featuriser"]["state"]["scale"] = draw.choice([0.0, -1.0])
+
+    return resealed(data, change)
+
+
 def void(_value: object) -> None: ...
 
 
@@ -228,7 +249,7 @@ def is_no_artifact(data: bytes, draw: random.Random) -> bytes:
 DAMAGES = (
     flip_bits, flip_header_bits, truncate, lengthen, overwrite, lie_about_the_length, lie_about_a_tensor, nest_deeply,
     swap_tensors, change_a_number, drop_a_tensor, add_a_tensor, change_a_type, change_a_shape, drop_a_word,
-    change_a_word, is_another_kind, is_another_format, is_no_artifact,
+    change_a_word, leave_the_range, is_another_kind, is_another_format, is_no_artifact,
 )  # fmt: skip
 
 

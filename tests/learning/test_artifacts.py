@@ -94,3 +94,10 @@ def test_artifact_from_before_the_seal_is_refused_when_it_says_more_than_those_d
     header = read_header(unsealed(data)) | {"seam": "0" * 64}
     with pytest.raises(InvalidArtifact):
         read(save(load(data), metadata={"metagraft": json.dumps(header)}))
+
+
+def test_artifact_that_answers_no_finite_numbers_is_refused() -> None:
+    data, read = artifacts()["table"]
+    broken = resealed(data, lambda tensors, _: void(tensors["featuriser.kernel_dual"].fill_(3e38)))
+    with pytest.raises(InvalidArtifact):
+        read(broken)

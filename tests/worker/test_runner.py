@@ -138,13 +138,14 @@ def test_job_succeeds_when_a_passing_error_is_over(client, services: Services):
     path = _blob_path(services, target)
     hidden = path.with_suffix(".hidden")
     path.rename(hidden)
-    path.mkdir()
+    path.symlink_to(path.parent)  # reading a folder is an OSError
     job = submit(client, kind="adapt", dataset=target, model="m", strategy="target_only")
     runner = threading.Thread(target=_run, args=[client, job["id"]])
     runner.start()
     until(lambda: job_row(services.database, job["id"]).attempt == 1)
-    path.rmdir()
-    hidden.rename(path)
+    mended = path.with_suffix(".mended")
+    mended.symlink_to(hidden)
+    mended.replace(path)  # at no moment is there nothing
     runner.join()
     assert client.get(f"/v1/jobs/{job['id']}").json()["state"] == "succeeded"
 
