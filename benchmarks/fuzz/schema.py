@@ -57,7 +57,8 @@ class Fuzz:
         self._session = requests.Session()
         self._session.trust_env = False
         document = self._http.get("/openapi.json").raise_for_status().json()
-        self._operations = [each.ok() for each in schemathesis.openapi.from_dict(document).get_all_operations()]
+        found: Any = schemathesis.openapi.from_dict(document).get_all_operations()
+        self._operations = [each.ok() for each in found]  # one that cannot be read raises here
         self._secured = {
             (method.upper(), path)
             for path, item in document["paths"].items()
@@ -162,7 +163,7 @@ def run(kind: str, *, short: bool) -> list[Figure]:
         ):
             fuzz.without_keys()
             for number in range(1 if short else MAX_ROUNDS):
-                fuzz.round(number, 3 if short else PER_ROUND)
+                fuzz.round(number, 2 if short else PER_ROUND)
                 if not short and fuzz.cases >= CASES:
                     break
     return _figures(fuzz, kind, time.monotonic() - began, wanted=1 if short else CASES)
