@@ -1,11 +1,14 @@
 """A service that has one of everything, so that made-up requests get past `not found`."""
 
+import io
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from PIL import Image
 
 from app.security import DEFAULT_PROJECT, SCOPES, create_key
 from app.settings import QUEUES, Settings
@@ -30,16 +33,27 @@ class Prepared:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"}
 
-    def path(self, http: httpx.Client, method: str, names: list[str]) -> dict[str, str]:
+    def path(self, http: httpx.Client, method: str, path: str, names: list[str]) -> dict[str, str]:
         """Values for path parameters. What the request would end is made for it."""
         found = {name: self.ids[name] for name in names if name in self.ids}
         if "dataset_id" in names and method == "DELETE":
             self._made += 1
             found["dataset_id"] = _upload(http, f"spare {self._made}", ROWS + b"%d,1,low\n" % self._made)
+        if "row" in names:
+            found["dataset_id"] = self.ids["image_dataset"]
+        if path.endswith(("/cancel", "/retry")):
+            found["job_id"] = self._waiting(http)
+        if path.endswith("/retry"):
+            http.post(f"/v1/jobs/{found['job_id']}/cancel").raise_for_status()
         if "key_id" in names:
             answer = http.post("/v1/keys", json={"name": "spare", "scopes": ["predict"]})
             found["key_id"] = str(answer.raise_for_status().json()["id"])
         return found
+
+    def _waiting(self, http: httpx.Client) -> str:
+        """A job that nobody runs."""
+        body = {"kind": "adapt", "dataset": self.ids["dataset_id"], "model": "waiting", "strategy": "target_only"}
+        return str(http.post("/v1/jobs", json=body).raise_for_status().json()["id"])
 
     def body(self, path: str, made_up: dict[str, Any]) -> dict[str, Any]:
         """`made_up` with the parts that have to name something that exists."""
@@ -67,6 +81,17 @@ class Prepared:
 def _upload(http: Any, name: str, data: bytes, filename: str = "rows.csv") -> str:
     answer = http.post("/v1/datasets", files={"file": (filename, data)}, data={"name": name})
     return str(answer.raise_for_status().json()["id"])
+
+
+def _images() -> bytes:
+    """A zip of two classes of two images each."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for number in range(4):
+            image = io.BytesIO()
+            Image.new("RGB", (32, 32), (number * 60, 0, 0)).save(image, "PNG")
+            file.writestr(f"{'ab'[number % 2]}/{number}.png", image.getvalue())
+    return archive.getvalue()
 
 
 class _Filling:
@@ -97,7 +122,7 @@ class _Filling:
         predicted, _ = self.run(kind="batch_predict", dataset=dataset, model=MODEL)
         found = {
             "dataset_id": dataset, "name": MODEL, "number": "1", "alias": FREE_ALIAS, "row": "1", "job_id": predicted,
-            "meta_learner_id": "ml_" + "0" * 32,
+            "meta_learner_id": "ml_" + "0" * 32, "image_dataset": _upload(self.http, "images", _images(), "images.zip"),
         }  # fmt: skip
         if meta_learner:
             sources = [_upload(self.http, f"source {i}", ROWS + b"%d.25,3,high\n" % i) for i in range(3)]

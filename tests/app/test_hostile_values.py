@@ -26,7 +26,7 @@ ODD = ("NaN", "1e400", "9223372036854775808", "-1", "%F0%9F%92%A3", "%2e%2e%2fx"
 #: Those that any operation may be sent are tried on a few.
 HEADERS = ("Authorization", "X-Request-ID", "Accept", "Content-Type", "Cookie")
 EXAMPLES = ("/v1/models", "/v1/jobs", "/v1/jobs/{job_id}/events", "/v1/models/{name}/predict")
-HEADER_VALUES = (b"", b"\x80\xff", b"x" * 5_000, b"9223372036854775808", b"NaN", b"1e400", b"-1", b'"', b"a\tb")
+HEADER_VALUES = (b"", b"\x80\xff", b"x" * 5_000, b"9223372036854775808", b"1e400", b'"')
 
 VALID: dict[str, dict[str, Any]] = {
     "/v1/jobs adapt": {
@@ -95,15 +95,8 @@ def test_field_of_a_body_is_refused_when_its_value_is_hostile(client: TestClient
 
 
 def test_whole_body_is_refused_when_it_is_hostile(client: TestClient, filled: dict[str, str]) -> None:
-    for kind in (
-        "application/json",
-        "application/problem+json",
-        "text/plain",
-        "multipart/form-data; boundary=b",
-        "x",
-        "",
-    ):
-        for body in (b"", b"\xff\xfe", b"\x00", b"{", b"--b\r\n", *(text.encode() for text in (*NUMBERS, *SHAPES))):
+    for kind in ("application/json", "multipart/form-data; boundary=b", ""):
+        for body in (b"", b"\xff\xfe", b"\x00", b"{", b"--b\r\n", b"NaN", b"9" * 5_000, b"[]", b"[" * 3_000):
             for path in {name.split()[0] for name in VALID} | {"/v1/datasets"}:
                 answer = client.post(path, content=body, headers={"Content-Type": kind})
                 check(answer, (path, kind, body[:40]), refused=True)
