@@ -16,7 +16,7 @@ from benchmarks.fuzz.target import MemoryWatch, Target, target
 #: The directory of the largest archive (400,000 entries of a few hundred bytes) and beside it the largest picture that
 #: the limits let in, decoded (50 million pixels of 4 bytes). Nothing here grows with the size of an upload.
 MAX_GROWTH = 600 * 10**6
-_SHORT_STEP = 9
+_SHORT_STEP = 15
 
 
 @dataclass
