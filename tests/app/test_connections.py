@@ -3,7 +3,7 @@
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,26 @@ def test_client_that_sends_nothing_is_let_go(hasty: Served) -> None:
 def test_client_that_never_ends_its_head_is_told_so(hasty: Served) -> None:
     assert told(hasty, GET) == (408, "request_timeout")
     assert hasty.connections.refused["slow_head"] == 1
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [GET + b"X-Long: ", b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"],
+    ids=["head", "body"],
+)
+def test_client_that_drips_is_told_so_although_it_never_falls_silent(hasty: Served, beginning: bytes) -> None:
+    with closing(connect(hasty)) as client:
+        client.sendall(beginning)
+        client.settimeout(0.02)
+        answer = b""
+        for _ in range(3_000):
+            client.sendall(b"x")
+            with suppress(TimeoutError):
+                answer = client.recv(65_536)
+                break
+        assert answer
+        client.settimeout(PATIENT)
+        assert problem(answer + rest(client)) == (408, "request_timeout")
 
 
 @pytest.mark.parametrize(
