@@ -28,7 +28,7 @@ MAX_PIPELINED = 256
 #: The slowest pace of a body that is put up with in the long run.
 BODY_BYTES_PER_SECOND = 1024
 #: How long a refused client may take to read why.
-LINGER_SECONDS = 2.0
+LINGER_SECONDS = 5.0
 
 
 class Stage(Enum):

@@ -3,7 +3,7 @@
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from benchmarks.inprocess import Served, serving
 from tests.jobs import queued, until
 
 PATIENT = 60.0
-HASTE = {"head_seconds": 0.5, "body_seconds": 0.5, "keep_alive_seconds": 1, "send_seconds": 0.5}
+#: In each test only what it is about is hasty: a busy machine may take a while between two lines of a client.
+HASTY_HEAD, HASTY_BODY = {"head_seconds": 2.0}, {"body_seconds": 1.0}
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 
 
@@ -37,9 +38,14 @@ def patient(settings: Settings) -> Iterator[Served]:
 
 
 @pytest.fixture
-def hasty(settings: Settings) -> Iterator[Served]:
-    with serving(settings.model_copy(update=HASTE)) as served:
+def hasty(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Served]:
+    """One with these settings."""
+    with serving(settings.model_copy(update=request.param)) as served:
         yield served
+
+
+def with_settings(**changes: Any) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("hasty", [changes], indirect=True, ids=[""])
 
 
 def connect(served: Served) -> socket.socket:
@@ -90,17 +96,41 @@ def test_head_within_its_limits_is_answered(patient: Served) -> None:
         assert client.get("/healthz", params={"q": "x" * 15_000}, headers=headers).status_code == 200
 
 
+@with_settings(**HASTY_HEAD)
 def test_client_that_sends_nothing_is_let_go(hasty: Served) -> None:
     with closing(connect(hasty)) as client:
         assert rest(client) == b""
     assert hasty.connections.refused["silent"] == 1
 
 
+@with_settings(**HASTY_HEAD)
 def test_client_that_never_ends_its_head_is_told_so(hasty: Served) -> None:
     assert told(hasty, GET) == (408, "request_timeout")
     assert hasty.connections.refused["slow_head"] == 1
 
 
+@with_settings(**HASTY_HEAD, **HASTY_BODY)
+@pytest.mark.parametrize(
+    "beginning",
+    [GET + b"X-Long: ", b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"],
+    ids=["head", "body"],
+)
+def test_client_that_drips_is_told_so_although_it_never_falls_silent(hasty: Served, beginning: bytes) -> None:
+    with closing(connect(hasty)) as client:
+        client.sendall(beginning)
+        client.settimeout(0.02)
+        answer = b""
+        for _ in range(3_000):
+            client.sendall(b"x")
+            with suppress(TimeoutError):
+                answer = client.recv(65_536)
+                break
+        assert answer
+        client.settimeout(PATIENT)
+        assert problem(answer + rest(client)) == (408, "request_timeout")
+
+
+@with_settings(**HASTY_BODY)
 @pytest.mark.parametrize(
     ("path", "kind", "beginning"),
     [
@@ -115,6 +145,7 @@ def test_client_that_never_ends_its_body_is_told_so(hasty: Served, path: str, ki
     assert hasty.connections.refused["slow_body"] == 1
 
 
+@with_settings(keep_alive_seconds=1)
 def test_connection_is_closed_when_it_is_idle_whatever_blank_lines_it_sends(hasty: Served) -> None:
     with closing(connect(hasty)) as client:
         client.sendall(GET + b"\r\n")
@@ -124,6 +155,7 @@ def test_connection_is_closed_when_it_is_idle_whatever_blank_lines_it_sends(hast
     assert hasty.connections.refused.total() == 0
 
 
+@with_settings(send_seconds=0.5)
 def test_client_that_takes_in_no_answer_is_cut_off(hasty: Served) -> None:
     request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with closing(socket.socket()) as client:

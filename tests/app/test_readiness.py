@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import pytest
 from fastapi.testclient import TestClient
@@ -15,25 +16,33 @@ from app.storage import FolderStorage
 from tests.app.adapted import services_of
 
 
+@dataclass
+class Hanging:
+    """A storage whose check hangs until `release` is set."""
+
+    release: threading.Event = field(default_factory=threading.Event)
+    asked: int = 0
+
+
 @pytest.fixture
-def release(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """A storage whose check hangs until the event is set."""
-    event = threading.Event()
+def hanging(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
+    found = Hanging()
 
     def hang(_storage: FolderStorage) -> None:
-        event.wait(60)
+        found.asked += 1
+        found.release.wait(60)
 
     monkeypatch.setattr(FolderStorage, "check", hang)
-    yield event
-    event.set()
+    yield found
+    found.release.set()
 
 
-def test_check_that_hangs_is_named_after_a_while_and_asked_once(services: Services, release: threading.Event) -> None:
+def test_check_that_hangs_is_named_after_a_while_and_asked_once(services: Services, hanging: Hanging) -> None:
     readiness = Readiness(services, patience=0.2)
     for _ in range(6):  # more often than there are threads
         assert "no answer within 0.2 s" in readiness.failures()["storage"]
-    assert sum("readiness" in thread.name for thread in threading.enumerate()) <= len(readiness.names)
-    release.set()
+    assert hanging.asked == 1
+    hanging.release.set()
     patient = Readiness(services, patience=60.0)
     assert patient.failures() == {}
     for each in (readiness, patient):
