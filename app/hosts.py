@@ -27,8 +27,8 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 _CORS_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "Last-Event-ID", "X-Request-ID"]
 _EXPOSED_HEADERS = [
-    "ETag", "Idempotency-Replayed", "Location", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "Retry-After",
-    "X-Request-ID",
+    "ETag", "Idempotency-Replayed", "Location", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset",
+    "Retry-After", "X-Request-ID",
 ]  # fmt: skip
 
 
