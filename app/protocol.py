@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 import structlog
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.connections import Connections
 from app.errors import AppError, BadRequest, HeadTooLarge, RequestTimeout, TooManyRequests, Unavailable, UriTooLong
@@ -54,13 +54,22 @@ class LimitedProtocol(HttpToolsProtocol):
         self._complaint: tuple[AppError, str] | None = None
         self._stuck_since: float | None = None
         self._closing_since: float | None = None
+        self._answering: RequestResponseCycle | None = None
         super().connection_made(transport)
         if not self.registry.admit(self):
             self.app = _overloaded
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.registry.forget(self)
+        self.pipeline.clear()
+        if self._answering is not None:  # uvicorn tells the latest request alone, which may wait behind this one
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         if self._stage is Stage.REFUSED:

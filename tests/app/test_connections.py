@@ -156,7 +156,7 @@ def test_connection_is_closed_when_it_is_idle_whatever_blank_lines_it_sends(hast
 
 
 @with_settings(send_seconds=0.5)
-def test_client_that_takes_in_no_answer_is_cut_off(hasty: Served) -> None:
+def test_client_that_takes_in_no_answer_is_cut_off(hasty: Served, caplog: pytest.LogCaptureFixture) -> None:
     request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with closing(socket.socket()) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
@@ -164,6 +164,8 @@ def test_client_that_takes_in_no_answer_is_cut_off(hasty: Served) -> None:
         client.connect(("127.0.0.1", hasty.port))
         client.sendall(request * 150)
         until(lambda: hasty.connections.refused["slow_reader"], seconds=PATIENT)
+        until(lambda: not len(hasty.connections), seconds=PATIENT)
+    assert [record for record in caplog.records if record.name == "uvicorn.error" and record.levelname == "ERROR"] == []
 
 
 def test_good_client_is_answered_although_silent_ones_take_every_connection(settings: Settings) -> None:

@@ -65,8 +65,9 @@ def test_lines_of_the_lease_name_the_request_too(
 
     monkeypatch.setattr("worker.lease.Lease._run", tell)
     Runner(services_of(client), ["adapt", "train"], Drain()).run(job["id"])
-    (line,) = [line for line in lines(capsys) if line["event"] == "beating"]
-    assert (line["job_id"], line["request_id"]) == (job["id"], "asked-for-it")
+    beats = [line for line in lines(capsys) if line["event"] == "beating"]
+    # More than one where the machine was so slow that the lease, which nobody keeps here, ran out.
+    assert {(line["job_id"], line["request_id"]) for line in beats} == {(job["id"], "asked-for-it")}
 
 
 def test_job_that_no_request_submitted_is_logged_without_one(client: TestClient) -> None:
