@@ -14,8 +14,8 @@ from benchmarks.fuzz.attacks.harmless import HARMLESS
 from benchmarks.fuzz.target import MemoryWatch, Target, target
 
 #: Half as much again as was measured (500 to 550 MB over the start, 200 of them in the child that has the largest
-#: picture that the limits let in). What must not be is growth with the uploads, of which some have 400 MB here and would
-#: inflate to 10 GB.
+#: picture that the limits let in). What must not be is growth with the uploads, of which some have 400 MB here and
+#: would inflate to 10 GB.
 MAX_GROWTH = 800 * 10**6
 _SHORT_STEP = 15
 
