@@ -3,10 +3,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import delete, func, select
 
 from app.dependencies import Services
 from app.ids import new_id
+from app.settings import Settings
 from app.storage import FolderStorage
 from app.tables import Dataset, Feedback, MetaLearner, Model, ModelAlias, ModelVersion
 from tests.jobs import csv, ended, event_types, job_row, submit, until, upload
@@ -14,6 +16,12 @@ from worker.draining import Drain
 from worker.runner import Runner
 
 QUEUES = ["adapt", "train"]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Nobody sweeps: on a slow machine a sweeper would hold the very rows that the runner is to take."""
+    return settings.model_copy(update={"sweep_seconds": 86_400.0})
 
 
 def _run(client, job_id: str, **settings: Any) -> dict[str, Any]:
