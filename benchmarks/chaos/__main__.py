@@ -131,7 +131,7 @@ def database_restarts(kind: str, *, short: bool) -> list[Figure]:
 
 
 def drains_under_load(kind: str, *, short: bool) -> list[Figure]:
-    rounds = 2 if short else 20
+    rounds = 1 if short else 20
     found = drains.run(kind, rounds)
     _tell(found.load)
     told = f"{rounds} times SIGTERM to the API and the workers of metagraft serve on {kind}, {found.seconds:.0f} s"

@@ -16,7 +16,8 @@ from benchmarks.chaos.load import Load, make_steady_model, wait_until_idle
 
 #: Processes that are asked: the API and one worker per queue.
 ASKED = 1 + len(QUEUES)
-UP_SECONDS = 1.0
+#: What has to be done between two drains, so that each meets a service at work: requests, and jobs that succeed.
+REQUESTS, JOBS = 30, 1
 ROUND_SECONDS = 180.0
 
 
@@ -37,13 +38,13 @@ def run(kind: str, rounds: int) -> Drains:
     with servers.scratch() as folder, servers.database(kind, folder) as url:
         settings = servers.quick_settings(folder, url, "", worker_concurrency=1)
         with processes.running(["serve"], folder, **processes.changed(settings)) as served:
-            family = _Family(served.process.pid)
+            family, database = _Family(served.process.pid), Database(settings)
             make_steady_model(served.url)
             with Load(served.url) as load:
                 for _ in range(rounds):
-                    time.sleep(UP_SECONDS)
+                    _work(load, database)
                     family.drain(folder / "serve.log")
-            database = Database(settings)
+                _work(load, database)
             wait_until_idle(database)
             drains = Drains(
                 ended=family.ended,
@@ -55,6 +56,19 @@ def run(kind: str, rounds: int) -> Drains:
             )
             database.dispose()
             return drains
+
+
+def _work(load: Load, database: Database) -> None:
+    """Returns once the service has done something since the last drain."""
+    requests, jobs = load.requests + REQUESTS, _succeeded(database) + JOBS
+    if not processes.until(lambda: load.requests >= requests and _succeeded(database) >= jobs, ROUND_SECONDS):
+        raise RuntimeError(f"the service stands still: {load.statuses}, {load.refused[-3:]}")
+
+
+def _succeeded(database: Database) -> int:
+    found = select(func.count()).select_from(Job).where(Job.state == "succeeded")
+    with database.session(read_only=True) as session:
+        return session.scalar(found) or 0
 
 
 class _Family:
