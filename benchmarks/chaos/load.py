@@ -16,7 +16,7 @@ from benchmarks.processes import until
 
 #: A client waits while an API starts anew.
 PATIENCE_SECONDS = 120.0
-IDLE_SECONDS = 300.0
+IDLE_SECONDS = 900.0
 MODELS = 5
 #: The model that is predicted with: there before anything goes wrong.
 STEADY = "steady"
@@ -30,7 +30,7 @@ class Load:
 
     url: str
     clients: int = 2
-    pause: float = 0.2
+    pause: float = 0.5
     statuses: Counter[int] = field(default_factory=Counter)
     submitted: Counter[int] = field(default_factory=Counter)
     """Statuses of the submissions alone."""
