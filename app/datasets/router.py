@@ -13,7 +13,6 @@ from app.datasets.uploads import UploadDep, openapi_body
 from app.dependencies import ReadSessionDep, Services, ServicesDep, SessionDep
 from app.errors import NotFound
 from app.paging import PageDep
-from app.projects import quotas
 from app.schemas import PathName, Storable
 from app.security import Principal, require
 from app.tables import Dataset
@@ -31,7 +30,7 @@ _MAX_EXAMPLES = {"image": 20}
     status_code=201,
     response_model=DatasetRead,
     openapi_extra=openapi_body(),
-    responses={200: {"model": DatasetRead}, **quotas.RESPONSES},
+    responses={200: {"model": DatasetRead}},
 )
 def post_dataset(
     principal: PrincipalDep,

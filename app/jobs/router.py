@@ -11,7 +11,6 @@ from app.jobs import service
 from app.jobs.schemas import EventRead, JobCreate, JobPage, JobRead, Kind, State
 from app.jobs.streaming import stream
 from app.paging import PageDep, page_by_id
-from app.projects import quotas
 from app.schemas import PathName
 from app.security import Principal, require
 from app.tables import Job
@@ -27,7 +26,7 @@ def _accepted(job: Job) -> idempotency.Answer:
     return idempotency.Answer(202, body, {"Location": f"/v1/jobs/{job.id}"})
 
 
-@router.post("/jobs", status_code=202, response_model=JobRead, responses=quotas.RESPONSES)
+@router.post("/jobs", status_code=202, response_model=JobRead)
 def post_job(
     body: JobCreate, session: SessionDep, services: ServicesDep, owner: Owner, key: idempotency.KeyHeader = None
 ) -> JSONResponse:
@@ -83,7 +82,7 @@ def cancel_job(job_id: PathName, session: SessionDep, owner: Owner) -> JSONRespo
     return _accepted(service.cancel(session, owner.project_id, job_id)).response()
 
 
-@router.post("/jobs/{job_id}/retry", status_code=202, response_model=JobRead, responses=quotas.RESPONSES)
+@router.post("/jobs/{job_id}/retry", status_code=202, response_model=JobRead)
 def retry_job(
     job_id: PathName, session: SessionDep, services: ServicesDep, owner: Owner, key: idempotency.KeyHeader = None
 ) -> JSONResponse:

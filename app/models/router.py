@@ -149,7 +149,7 @@ def rollback_alias(
     return _shown(session, row, response)
 
 
-@router.post("/models/{name}/feedback", status_code=201, response_model=FeedbackRead, responses=quotas.RESPONSES)
+@router.post("/models/{name}/feedback", status_code=201, response_model=FeedbackRead)
 def post_feedback(
     *,
     name: PathName,

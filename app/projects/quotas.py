@@ -20,12 +20,6 @@ MEASURES: tuple[Measure, ...] = ("bytes", "rows", "jobs", "models")
 _ACTIVE = ("queued", "running")
 _JOBS_RETRY_SECONDS = 10
 
-#: For the description of routes that make something.
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    403: {"description": "A problem: missing_scope, or quota_bytes, quota_rows or quota_models of the project"},
-    429: {"description": "A problem: rate_limited, or quota_jobs of the project; Retry-After says when to try again"},
-}
-
 _WORDS: dict[Measure, tuple[str, str]] = {
     "bytes": ("bytes stored", "Delete datasets, versions of models or meta-learners"),
     "rows": ("rows of datasets and feedback", "Delete datasets, or models with their feedback"),

@@ -63,7 +63,7 @@ def _picture(chance: random.Random) -> Mutation:
     """A spoilt picture in a sound archive: its checksum in the archive is right."""
     place = chance.randrange(len(seeds.PICTURES))
     data, names = mutated(chance, picture(place))
-    archive = zip_of(two_classes() | {"cat/9.png": data})
+    archive = zip_of(two_classes(1) | {"cat/9.png": data})
     return _sound_form(f"picture {place}: {', '.join(names)}", "a.zip", archive)
 
 

@@ -76,7 +76,7 @@ def send_harmless(client: httpx.Client, files: Iterable[Harmless], audit: Audit)
 
 def _warm_up(client: httpx.Client) -> None:
     """One honest upload of each kind, deleted again, so that growth does not count what is loaded once."""
-    honest = {"a.zip": zip_of(two_classes()), "a.parquet": parquet_of({"x": [1, 2], "label": ["a", "b"]}),
+    honest = {"a.zip": zip_of(two_classes(1)), "a.parquet": parquet_of({"x": [1, 2], "label": ["a", "b"]}),
               "a.csv": b"x,label\n1,a\n2,b\n3,a\n"}  # fmt: skip
     for filename, data in honest.items():
         answer = client.post("/v1/datasets", files={"file": (filename, data)}, data={"name": "warm up"})

@@ -165,7 +165,7 @@ def _many(n: int, name: str = "cat/%d") -> bytes:
 
 
 def _garbled(find: bytes, replacement: bytes) -> bytes:
-    honest = zip_of(two_classes())
+    honest = zip_of(two_classes(1))
     return honest.replace(find, replacement, 1)
 
 
@@ -182,10 +182,10 @@ STRUCTURES = (
     _whole("60,000 entries that are not there", lambda: raw_zip(RawEntry(_FIRST), extra_count=60_000)),
     _whole("an entry where none is", lambda: raw_zip(RawEntry(_FIRST), RawEntry(b"dog/1.png", offset=7))),
     _whole("an entry in the directory", lambda: raw_zip(RawEntry(_FIRST, offset=180))),
-    _whole("something before it", lambda: b"PK\3\4#!/bin/sh\n" + zip_of(two_classes())),
-    _whole("something after it", lambda: zip_of(two_classes()) + b"x" * 30),
-    _whole("something before its end", lambda: (whole := zip_of(two_classes()))[:-22] + b"x" + whole[-22:]),
-    _whole("cut off at the end", lambda: zip_of(two_classes())[:-40]),
+    _whole("something before it", lambda: b"PK\3\4#!/bin/sh\n" + zip_of(two_classes(1))),
+    _whole("something after it", lambda: zip_of(two_classes(1)) + b"x" * 30),
+    _whole("something before its end", lambda: (whole := zip_of(two_classes(1)))[:-22] + b"x" + whole[-22:]),
+    _whole("cut off at the end", lambda: zip_of(two_classes(1))[:-40]),
     _whole("cut in half", lambda: (whole := zip_of(two_classes(5)))[: len(whole) // 2]),
     _whole("a first header alone", lambda: b"PK\3\4"),
     _whole("garbage after the mark", lambda: b"PK\3\4" + bytes(range(256)) * 20),
@@ -210,7 +210,7 @@ STRUCTURES = (
 
 def _with(name: str, data: bytes) -> Make:
     """An honest archive and one entry more."""
-    return lambda: zip_of(two_classes() | {name: data})
+    return lambda: zip_of(two_classes(1) | {name: data})
 
 
 def _content(title: str, name: str, data: bytes, code: str = "not_an_image") -> Attack:
@@ -218,7 +218,7 @@ def _content(title: str, name: str, data: bytes, code: str = "not_an_image") -> 
 
 
 def _nested(depth: int) -> bytes:
-    data = zip_of(two_classes())
+    data = zip_of(two_classes(1))
     for level in range(depth):
         data = zip_of({f"cat/{level}.zip": data})
     return data
@@ -228,8 +228,8 @@ _LAUGHS = b'<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]
 
 CONTENTS = (
     Attack("content: archives in archives", lambda: _nested(5), "not_an_image", _NAME, entry="cat/4.zip"),
-    _content("archive called a picture", "cat/9.png", zip_of(two_classes())),
-    _content("archive in a class", "cat/9.zip", zip_of(two_classes())),
+    _content("archive called a picture", "cat/9.png", zip_of(two_classes(1))),
+    _content("archive in a class", "cat/9.zip", zip_of(two_classes(1))),
     _content("program", "cat/run.exe", b"MZ\x90\0" + bytes(60)),
     _content("program of another system", "cat/run", b"\x7fELF" + bytes(60)),
     _content("shell script", "cat/run.sh", b"#!/bin/sh\nrm -rf /\n"),
@@ -246,7 +246,8 @@ CONTENTS = (
     _content("class with a name of 501 letters", "c" * 501 + "/9.png", png(), "label_too_long"),
     Attack("content: the same name twice", lambda: raw_zip(RawEntry(_FIRST), RawEntry(_FIRST)), "repeated_entry", _NAME,
            entry="cat/1.png"),
-    Attack("content: 21 MB in one picture", lambda: zip_of(two_classes() | {"cat/9.png": png() + bytes(21 * 2**20)}, 0),
+    Attack("content: 21 MB in one picture",
+           lambda: zip_of(two_classes(1) | {"cat/9.png": png() + bytes(21 * 2**20)}, 0),
            "image_too_large", _NAME, entry="cat/9.png"),
     Attack("content: no pictures", lambda: zip_of({"cat/": b""}), "empty_archive", _NAME),
     Attack("content: droppings alone", lambda: zip_of({"__MACOSX/cat/._1.png": b"x"}), "empty_archive", _NAME),
@@ -255,13 +256,13 @@ CONTENTS = (
            _NAME),
     Attack("content: 1,001 classes", lambda: zip_of({f"c{i}/1.png": png(side=4) for i in range(1001)}),
            "too_many_classes", _NAME),
-    Attack("content: classes that are no numbers", lambda: zip_of(two_classes()), "not_a_number", _NAME,
+    Attack("content: classes that are no numbers", lambda: zip_of(two_classes(1)), "not_a_number", _NAME,
            entry="cat/0.png", form={"task": "regression"}),
     Attack("content: classes that are no finite numbers", lambda: zip_of({"1e999/0.png": png()}), "number_out_of_range",
            _NAME, entry="1e999/0.png", form={"task": "regression"}),
-    Attack("content: pictures called texts", lambda: zip_of(two_classes()), "modality", _NAME,
+    Attack("content: pictures called texts", lambda: zip_of(two_classes(1)), "modality", _NAME,
            form={"modality": "text"}),
-    Attack("content: pictures with a column", lambda: zip_of(two_classes()), "no_columns", _NAME,
+    Attack("content: pictures with a column", lambda: zip_of(two_classes(1)), "no_columns", _NAME,
            form={"label_column": "label"}),
 )  # fmt: skip
 

@@ -37,7 +37,7 @@ def zip_of(entries: Mapping[str, bytes], compression: int = zipfile.ZIP_DEFLATED
     return buffer.getvalue()
 
 
-def two_classes(n: int = 1) -> dict[str, bytes]:
+def two_classes(n: int = 3) -> dict[str, bytes]:
     """Entries of an archive with `n` different images in each of two classes."""
     cats = {f"cat/{i}.png": png((200, i, 0)) for i in range(n)}
     return cats | {f"dog/{i}.png": png((0, i, 200)) for i in range(n)}

@@ -26,7 +26,7 @@ def _jsonl(title: str, data: bytes) -> Harmless:
 
 def _picture(title: str, make: Make) -> Harmless:
     """An archive of two plain pictures and this one, a cat."""
-    return Harmless(f"image: {title}", lambda: zip_of(two_classes() | {"cat/odd": make()}), "data.zip", 3, _PETS)
+    return Harmless(f"image: {title}", lambda: zip_of(two_classes(1) | {"cat/odd": make()}), "data.zip", 3, _PETS)
 
 
 def _archive(title: str, make: Make, rows: int, classes: dict[str, int]) -> Harmless:
@@ -65,7 +65,7 @@ def _streamed() -> bytes:
 
     pipe = Pipe()
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in two_classes().items():
+        for name, data in two_classes(1).items():
             archive.writestr(zipfile.ZipInfo(name), data, compress_type=zipfile.ZIP_DEFLATED)
     return bytes(pipe.data)
 
@@ -130,19 +130,19 @@ IMAGES = (
     _picture("BMP", lambda: saved(textured(), "BMP")),
     _picture("GIF of one pixel", lambda: gif_of((1, 1), (1, 1))),
     _picture("PNG with notes", lambda: with_chunks((b"tEXt", b"key\0value"), (b"meTa", bytes(99)))),
-    _picture("an archive behind it", lambda: png() + zip_of(two_classes())),
+    _picture("an archive behind it", lambda: png() + zip_of(two_classes(1))),
     _picture("6,000 x 4,000", lambda: saved(Image.new("L", (6_000, 4_000), 9), "PNG")),
 )
 
 ARCHIVES = (
     _archive("folders of their own", lambda: zip_of({"cat/": b"", "dog/": b""} | two_classes(2)), 4,
              {"cat": 2, "dog": 2}),
-    _archive("everything in a folder", lambda: zip_of({f"a/b/{name}": data for name, data in two_classes().items()}), 2,
+    _archive("everything in a folder", lambda: zip_of({f"a/b/{x}": data for x, data in two_classes(1).items()}), 2,
              {"cat": 1, "dog": 1}),
     _archive("names in many scripts", lambda: zip_of({"Кошка/1 ü.png": png(), "犬/%20 100%.png": png((9, 9, 9))}), 2,
              {"Кошка": 1, "犬": 1}),
     _archive("droppings", lambda: zip_of(
-        two_classes() | {"__MACOSX/cat/._0.png": b"x", "cat/.DS_Store": b"x", "cat/Thumbs.db": b"x"}), 2,
+        two_classes(1) | {"__MACOSX/cat/._0.png": b"x", "cat/.DS_Store": b"x", "cat/Thumbs.db": b"x"}), 2,
         {"cat": 1, "dog": 1}),
     _archive("a comment", lambda: raw_zip(RawEntry(b"cat/1.png"), RawEntry(b"dog/1.png", png((1, 2, 3))),
                                           comment=b"PK\5\6 is how an end begins"), 2, {"cat": 1, "dog": 1}),
