@@ -1,6 +1,6 @@
 """Engines, sessions, and the few things that differ between SQLite and PostgreSQL."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from app.changes import count_changes
 from app.settings import Settings
 
 
@@ -99,6 +100,8 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self.engine = make_engine(settings)
         self._writers = sessionmaker(self.engine, expire_on_commit=False)
+        self._listeners: list[Callable[[], None]] = []
+        count_changes(self._writers, self._tell)
         self._readers = sessionmaker(self.engine.execution_options(read_only=True), expire_on_commit=False)
 
     def session(self, *, read_only: bool = False) -> Session:
@@ -110,6 +113,14 @@ class Database:
         """A session committed at the end of the block, rolled back on any exception."""
         with self._writers.begin() as session:
             yield session
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` after every commit of this process that changed what is remembered (app/changes.py)."""
+        self._listeners.append(listener)
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     def dispose(self) -> None:
         self.engine.dispose()

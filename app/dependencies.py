@@ -1,6 +1,6 @@
 """What routes ask for: the services built by the root, a session, and who is asking."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +8,7 @@ import structlog
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
+from app.changes import Remembered
 from app.datasets.children import Children
 from app.db import Database
 from app.queue import HintSender
@@ -16,6 +17,8 @@ from app.storage import Storage
 
 if TYPE_CHECKING:  # importing it loads torch, which the supervisor and a worker's main process do without
     from app.inference.engine import InferenceEngine
+    from app.models.served import ServedVersion
+    from app.security import Principal
 
 
 log = structlog.get_logger(__name__)
@@ -32,12 +35,18 @@ class Services:
     inference: "InferenceEngine"
     children: Children = field(init=False)
     """Of uploads; see `app.datasets.children`."""
+    principals: "Remembered[Hashable, Principal]" = field(init=False)
+    """Who a credential is; see `app.security`."""
+    versions: "Remembered[Hashable, ServedVersion]" = field(init=False)
+    """What a model's name, alias and number stand for; see `app.models.served`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "children", Children(self.settings))
+        object.__setattr__(self, "principals", Remembered(self.database))
+        object.__setattr__(self, "versions", Remembered(self.database))
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 

@@ -17,7 +17,9 @@ AppError                 status  code
 ├── TooManyRequests       429    too_many_requests
 ├── HeadTooLarge          431    head_too_large
 ├── ArtifactCorrupted     500    artifact_corrupted: a stored model is damaged; the operator restores it
-└── Unavailable           503    unavailable: try again
+├── Unavailable           503    unavailable: try again
+│   └── Overloaded               overloaded: too much waits already; carries Retry-After
+└── DeadlineExceeded      504    deadline_exceeded: try again
 """
 
 import math
@@ -164,6 +166,16 @@ class Unavailable(AppError):
     status, code, title, retryable = 503, "unavailable", "Service unavailable", True
 
 
+class Overloaded(Unavailable):
+    """Too much waits already; the response carries Retry-After."""
+
+    code, title = "overloaded", "Overloaded"
+
+
+class DeadlineExceeded(AppError):
+    status, code, title, retryable = 504, "deadline_exceeded", "Deadline exceeded", True
+
+
 class ArtifactCorrupted(AppError):
     """Not the client's fault, and not over by itself: only an operator can mend a stored model."""
 
@@ -179,7 +191,7 @@ BY_STATUS: dict[int, type[AppError]] = {
     for error in (
         BadRequest, Unauthorized, Forbidden, NotFound, RequestTimeout, Conflict, PreconditionFailed, PayloadTooLarge,
         UriTooLong, UnsupportedMedia, MisdirectedRequest, InvalidInput, PreconditionRequired, TooManyRequests,
-        HeadTooLarge, Unavailable,
+        HeadTooLarge, Unavailable, DeadlineExceeded,
     )
 }  # fmt: skip
 

@@ -51,6 +51,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         sweeper.stop()
         app.state.rate_limiter.close()
         app.state.readiness.close()
+        services.inference.close()
         services.hints.close()
         services.database.dispose()
 

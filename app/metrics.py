@@ -23,7 +23,8 @@ from app.tables import Job
 
 if TYPE_CHECKING:  # importing them loads torch
     from app.inference.features import FeatureCache
-    from app.inference.learners import LearnerCache
+    from app.inference.model_cache import ModelCache
+    from app.inference.recent import RecentFeatures
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 
@@ -64,7 +65,11 @@ def _own(services: Services) -> dict[tallies.Key, float]:
     """This process's own counts, under the keys that those of workers have."""
     engine = services.inference
     found: dict[tallies.Key, float] = {}
-    caches: dict[str, FeatureCache | LearnerCache] = {"features": engine.features, "learners": engine.learners}
+    caches: dict[str, FeatureCache | ModelCache | RecentFeatures] = {
+        "features": engine.features,
+        "learners": engine.serving.models,
+        "recent": engine.serving.recent,
+    }
     for name, cache in caches.items():
         for outcome, count in (("hit", cache.hits), ("miss", cache.misses)):
             found[tallies.Key(tallies.CACHE_LOOKUPS, ("api", name, outcome))] = count

@@ -31,6 +31,8 @@ _TAGGED = frozenset({
     ("get", "/v1/models/{name}/aliases/{alias}"), ("put", "/v1/models/{name}/aliases/{alias}"),
     ("post", "/v1/models/{name}/aliases/{alias}/rollback"),
 })  # fmt: skip
+#: Operations that wait for an encoder, with a deadline.
+_ANSWERED = ("/predict", "/infer")
 _UNUSED_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
@@ -53,6 +55,8 @@ def statuses(method: str, path: str, operation: dict[str, Any]) -> frozenset[int
         found.add(409)
     if "if-match" in headers:
         found.add(412)
+    if path.endswith(_ANSWERED):
+        found.add(504)
     return frozenset(found)
 
 

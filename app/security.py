@@ -19,6 +19,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import exists, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from app import rate_limit
 from app.db import utc_now
@@ -47,6 +48,11 @@ class Principal:
     project_id: str
     scopes: frozenset[str]
     key_id: str | None = None
+    expires_at: datetime | None = None
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= utc_now()
 
 
 #: Whoever knows METAGRAFT_METRICS_TOKEN: sees no project's data.
@@ -95,7 +101,9 @@ def authenticate(session: Session, authorization: str | None, *, may_be_open: bo
     key = _verified(session, _bearer_token(authorization))
     if key is None:
         raise _unauthorized("The key is unknown, revoked or expired.", ', error="invalid_token"')
-    return Principal(project_id=key.project_id, scopes=frozenset(map(str, key.scopes)), key_id=key.id)
+    return Principal(
+        project_id=key.project_id, scopes=frozenset(map(str, key.scopes)), key_id=key.id, expires_at=key.expires_at
+    )
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ class Requirement:
     scope: Scope | None
     or_metrics_token: bool = False
 
-    def __call__(
+    async def __call__(
         self,
         request: Request,
         services: ServicesDep,
@@ -118,7 +126,7 @@ class Requirement:
         if self.or_metrics_token and _has_metrics_token(request, services.settings):
             return _METRICS_READER
         try:
-            found = _principal(request, services)
+            found = await _principal(request, services)
         except SQLAlchemyError:
             if self.or_metrics_token and _was_open(request, services.settings):
                 return _METRICS_READER
@@ -133,24 +141,40 @@ def require(scope: Scope | None, *, or_metrics_token: bool = False) -> Requireme
     return Requirement(scope, or_metrics_token)
 
 
-def _principal(request: Request, services: Services) -> Principal:
+async def _principal(request: Request, services: Services) -> Principal:
     """Found and counted once per request, however many dependencies ask."""
     known = getattr(request.state, "principal", None)
     if isinstance(known, Principal):
         return known
-    # A session of its own, closed before the route opens one: a request never holds two connections.
-    with services.database.session(read_only=True) as session:
-        header = request.headers.get("authorization")
-        try:
-            found = authenticate(session, header, may_be_open=_may_be_open(request, services.settings))
-        except Unauthorized:
-            request.app.state.was_open = False
-            raise
+    try:
+        found = await _remembered(request, services)
+    except Unauthorized:
+        request.app.state.was_open = False
+        raise
     request.app.state.was_open = found.key_id is None
     if found.key_id is None:
         check_origin(request, services.settings)
     request.state.principal = found
-    rate_limit.count(request, found.key_id)
+    if services.settings.requests_per_minute:
+        await run_in_threadpool(rate_limit.count, request, found.key_id)
+    return found
+
+
+async def _remembered(request: Request, services: Services) -> Principal:
+    """The principal behind the request's credential, remembered for a moment (app/changes.py)."""
+    header = request.headers.get("authorization")
+    may_be_open = _may_be_open(request, services.settings)
+    # The credential itself is not kept in memory.
+    key = (None if header is None else hash_secret(header), may_be_open)
+    found = services.principals.get(key)
+    if found is None or found.has_expired:
+
+        def read(session: Session) -> Principal:
+            return authenticate(session, header, may_be_open=may_be_open)
+
+        found = await run_in_threadpool(services.principals.get_or_read, key, read)
+    if found.has_expired:
+        raise _unauthorized("The key is unknown, revoked or expired.", ', error="invalid_token"')
     return found
 
 

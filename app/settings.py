@@ -64,6 +64,12 @@ class Settings(BaseSettings):
 
     feature_cache_bytes: int = Field(4 * 2**30, ge=0, description="Most disk the cache of encoded features takes")
     learner_cache_bytes: int = Field(512 * 2**20, ge=0, description="Most bytes of adapted models kept loaded")
+    recent_features_bytes: int = Field(
+        64 * 2**20, ge=0, description="Most memory for features of inputs that were asked about before"
+    )
+    batch_size: int = Field(32, ge=1, description="Most texts or images encoded at once")
+    queue_limit: int = Field(2_000, ge=1, description="Texts or images that may wait for an encoder before 503")
+    deadline_seconds: float = Field(60.0, gt=0, description="Longest a prediction may take before 504")
     extra_encoders: str = Field("", description="Encoders clients may name besides the built-in: hf:…, timm:…")
 
     lease_seconds: float = Field(30.0, gt=0, description="A running job whose worker is silent this long is requeued")

@@ -259,3 +259,11 @@ class Tally(Base):
     labels: Mapped[str] = mapped_column(String(400), primary_key=True)
     """The values of its labels, one a line."""
     value: Mapped[float] = mapped_column(Float)
+
+
+class Generation(Base):
+    """A number that grows with every change of what processes remember (app/changes.py)."""
+
+    __tablename__ = "generations"
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)

@@ -128,7 +128,7 @@ class BaseLearner:
     def neighbours(self, inputs: Inputs, k: int) -> tuple[Tensor, Tensor]:
         """(Q, K) positions in `support_rows` of the most similar support examples, and their cosine similarities."""
         features_QF = F.normalize(self.pipeline.featuriser.transform(inputs).float(), dim=1)
-        reference_NF = F.normalize(self.familiarity.reference_NF, dim=1)
+        reference_NF = F.normalize(self.familiarity.reference_NF.float(), dim=1)
         similarity_QN = features_QF @ reference_NF.T
         similarity_QK, index_QK = similarity_QN.topk(min(k, similarity_QN.shape[1]), dim=1)
         return index_QK, similarity_QK

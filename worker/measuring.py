@@ -78,7 +78,7 @@ class Measurements:
     def _totals(self) -> dict[Key, float]:
         """What this process counted since it started."""
         found: dict[Key, float] = {}
-        caches = (("features", self._engine.features), ("learners", self._engine.learners))
+        caches = (("features", self._engine.features), ("learners", self._engine.serving.models))
         for name, cache in caches:
             found[Key(tallies.CACHE_LOOKUPS, ("worker", name, "hit"))] = cache.hits
             found[Key(tallies.CACHE_LOOKUPS, ("worker", name, "miss"))] = cache.misses

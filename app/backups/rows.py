@@ -10,8 +10,8 @@ from sqlalchemy import JSON, Column, Connection, DateTime, Table, select
 from app.backups.errors import BackupError
 from app.blobs import BLOB_COLUMNS, BLOB_KEYS
 
-#: Turns of live processes and notes of garbage collection mean nothing elsewhere.
-TRANSIENT = {"leases", "blob_marks"}
+#: Turns of live processes, what they remember and notes of garbage collection mean nothing elsewhere.
+TRANSIENT = {"leases", "blob_marks", "generations"}
 _BATCH = 500
 
 

@@ -7,11 +7,13 @@ from typing import cast
 
 import structlog
 import torch
+from torch import Tensor
 
 from app.settings import Settings
 from learning.encoders.registry import Encoder, default_encoder, encoder_info, list_encoders, load_encoder
 from learning.errors import IncompatibleDomain, InvalidOptions, LearningError
 from learning.grafts import Graft, Graftable, is_graftable
+from learning.mixing import MixedEncoder, as_mixed
 
 #: Encoders under a graft that are kept: each is a copy of the normalisation layers, of an image encoder of all of it.
 MAX_GRAFTED = 8
@@ -29,6 +31,7 @@ class Encoders:
         self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._grafted: OrderedDict[tuple[str, str], Encoder] = OrderedDict()
         self._grafting = threading.Lock()
+        self._points: dict[str, dict[str, Tensor]] = {}
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def check(self, name: str, modality: str) -> None:
@@ -78,6 +81,16 @@ class Encoders:
             while len(self._grafted) > MAX_GRAFTED:
                 self._grafted.popitem(last=False)
             return self._grafted[key]
+
+    def mixed(self, name: str) -> MixedEncoder:
+        """The encoder as one whose batches may mix grafts, which every encoder of the registry is. Raises as `get`."""
+        return as_mixed(self.get(name))
+
+    def points(self, name: str) -> dict[str, Tensor]:
+        """What a graft of the encoder moves, in the order of a flat graft. Raises as `get`."""
+        if name not in self._points:
+            self._points[name] = self.mixed(name).graft_points()
+        return self._points[name]
 
     def turn(self, name: str) -> AbstractContextManager[bool]:
         """Held while encoding: threads that encode at once only slow each other down."""

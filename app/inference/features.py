@@ -160,13 +160,11 @@ class FeatureCache:
         keys: Sequence[str],
         encode: Encode,
         progress: Callable[[int, int], None],
-        *,
-        keep: bool = True,
     ) -> Matrix:
         """(N, F): the features of every key, in order. Only what is missing is encoded, each distinct key once.
 
-        `progress` receives (rows encoded, rows to encode). With `keep`, what is encoded is stored for the next time,
-        chunk by chunk, so that an interruption loses little.
+        `progress` receives (rows encoded, rows to encode). What is encoded is stored for the next time, chunk by chunk,
+        so that an interruption loses little.
         """
         found = self.lookup(space, keys)
         first_of: dict[str, int] = {}
@@ -183,8 +181,7 @@ class FeatureCache:
 
             matrix_NF = encode(chunk, report)
             fresh.update((keys[position], row) for position, row in zip(chunk, matrix_NF, strict=True))
-            if keep:
-                self.store(space, [keys[position] for position in chunk], matrix_NF)
+            self.store(space, [keys[position] for position in chunk], matrix_NF)
         rows = [found[i] if i in found else fresh[key] for i, key in enumerate(keys)]
         return np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
 

@@ -1,13 +1,13 @@
 """The routes that answer: predict, and what there is to predict with."""
 
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from app.dependencies import Services, ServicesDep
-from app.errors import ErrorItem, InvalidInput, finite
+from app.inference.answering import answered
 from app.inference.requests import OPENAPI_BODY, PredictBody
 from app.inference.schemas import (
     EncoderList,
@@ -17,8 +17,10 @@ from app.inference.schemas import (
     StrategyList,
     StrategyRead,
 )
+from app.inference.serving import Question
 from app.models.schemas import AliasName, PathVersion
-from app.models.service import LATEST, resolve
+from app.models.served import Selector
+from app.models.service import LATEST
 from app.schemas import PathName
 from app.security import Principal, require
 from learning.config import STRATEGIES, MetaTrainOptions
@@ -33,7 +35,7 @@ ANSWER: dict[int | str, dict[str, Any]] = {200: {"model": PredictResponse}}
 
 
 @router.post("/models/{name}/predict", responses=ANSWER, openapi_extra=OPENAPI_BODY)
-def predict(
+async def predict(
     *,
     name: PathName,
     caller: Caller,
@@ -43,11 +45,11 @@ def predict(
     alias: Annotated[AliasName, Query(description="The alias whose version answers")] = LATEST,
 ) -> Response:
     """Answers every input; a bad one has an `error` in its place and does not disturb the others."""
-    return _answer(services, request, caller, name, body, alias=alias)
+    return await _answer(services, request, caller, name, body, Selector(alias=alias))
 
 
 @router.post("/models/{name}/versions/{number}/predict", responses=ANSWER, openapi_extra=OPENAPI_BODY)
-def predict_with_version(
+async def predict_with_version(
     *,
     name: PathName,
     number: PathVersion,
@@ -57,27 +59,17 @@ def predict_with_version(
     request: Request,
 ) -> Response:
     """The same, by one version."""
-    return _answer(services, request, caller, name, body, number=number)
+    return await _answer(services, request, caller, name, body, Selector(number=number))
 
 
-def _answer(
-    services: Services, request: Request, caller: Caller, name: str, body: PredictRequest, **selector: Any
+async def _answer(
+    services: Services, request: Request, caller: Caller, name: str, body: PredictRequest, selector: Selector
 ) -> Response:
-    # The session ends before the inference begins: a slow encoder must not hold a database connection.
-    with services.database.session(read_only=True) as session:
-        model, version = resolve(session, caller.project_id, name, **selector)
-    if model.modality != "image" and isinstance(body.inputs[0], bytes):
-        message = f"Files are images, but the model '{name}' takes {model.modality}."
-        item = ErrorItem(pointer="/body/files", code="wrong_modality", message=message, hint="Send JSON.")
-        raise InvalidInput(message, code="wrong_modality", errors=[item])
-    predictions = services.inference.predict(version.artifact, body.inputs, top_k=body.top_k, explain=body.explain)
-    counter = request.app.state.metrics.predictions
-    n_bad = sum("error" in prediction for prediction in predictions)
-    counter.labels(model.modality, "answered").inc(len(predictions) - n_bad)
-    counter.labels(model.modality, "refused").inc(n_bad)
-    answer = {"model": model.name, "version": version.number, "predictions": predictions}
+    question = Question(inputs=body.inputs, top_k=body.top_k, explain=body.explain)
+    version, predictions = await answered(services, request, caller.project_id, name, selector, question)
+    answer = {"model": version.model, "version": version.number, "predictions": predictions}
     # Written straight: checking our own answer field by field would cost more than a tabular prediction.
-    return Response(json.dumps(finite(answer), allow_nan=False), media_type="application/json")
+    return Response(to_json(answer, inf_nan_mode="null"), media_type="application/json")
 
 
 def _described(name: str, options: type[Any]) -> StrategyRead:

@@ -9,7 +9,7 @@ import torch
 from app.datasets.examples import Examples
 from app.errors import finite
 from app.inference.engine import InferenceEngine
-from app.inference.learners import meta_learner_of
+from app.inference.loading import meta_learner_of
 from app.inference.preparation import (
     NamedExamples,
     all_columns,

@@ -62,7 +62,7 @@ def _stored(text: str, pointer: str) -> str:
 def _input(engine: InferenceEngine, modality: str, artifact: str, value: Any) -> dict[str, Any]:
     """The input as the table `feedback` keeps it: {"text"}, {"columns"} or {"image"}."""
     try:
-        parsed = engine.check_input(artifact, value)
+        parsed = engine.serving.check_input(artifact, value)
     except InvalidData as error:
         raise _bad("/input", error.code, f"The input is wrong: {error}.", error.hint or None) from None
     if modality == "text":

@@ -21,6 +21,7 @@ from torch.func import functional_call
 
 from learning.errors import InvalidData, InvalidOptions
 from learning.grafts import Graft, check_fits, graft_points, with_graft
+from learning.mixing import FlatGraft, GraftLayout, grafted_rows, per_row
 from learning.types import Modality
 
 # A closed list, because some of Pillow's readers start other programs (EPS) or open whatever a header points to.
@@ -37,12 +38,13 @@ class TurnedImage:
     quarters: int
 
 
-RawImage = Image.Image | bytes | TurnedImage
+#: An array is a square that was decoded before.
+RawImage = Image.Image | bytes | TurnedImage | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEncoder:
-    """A frozen image backbone; implements `learning.grafts.Graftable`.
+    """A frozen image backbone; implements `learning.grafts.Graftable` and `learning.mixing.MixedEncoder`.
 
     `module` maps (B, 3, H, W) normalised pixels to (B, width) pooled features, not yet of unit length. A pixel byte x
     of channel c enters as (x - offset[c]) / scale[c]. `fingerprint` computes the hash behind `revision`, on first use.
@@ -105,6 +107,29 @@ class ImageEncoder:
             pixels_B3HW = distorted(pixels_B3HW, jitter)
         pooled_BF: Tensor = functional_call(self._open_module, dict(values), (pixels_B3HW,))
         return nn.functional.normalize(pooled_BF.float(), dim=1)
+
+    @cached_property
+    def _layout(self) -> GraftLayout:
+        return GraftLayout(points=self.graft_points())
+
+    @cached_property
+    def _per_row(self) -> nn.Module:
+        return per_row(self._open_module)
+
+    def ready(self, inputs: Sequence[RawImage]) -> list[NDArray[np.uint8]]:
+        """Each image as (size, size, 3) bytes; see `MixedEncoder.ready`."""
+        return [_named_square(image, self.size, row) for row, image in enumerate(inputs, start=1)]
+
+    def encode_mixed(self, ready: Sequence[RawImage], grafts: Sequence[FlatGraft | None]) -> Tensor:
+        """(B, width) unit rows; see `MixedEncoder.encode_mixed`."""
+        with torch.inference_mode():
+            grafted = grafted_rows(grafts, self._layout.root)
+            pixels_B3HW = self.pixels(ready)
+            if grafted is None:
+                pooled_BF = self.module(pixels_B3HW)
+            else:
+                pooled_BF = functional_call(self._per_row, self._layout.of_rows(grafted), (pixels_B3HW,))
+            return nn.functional.normalize(pooled_BF.float(), dim=1).cpu()
 
     def grafted(self, graft: Graft) -> "ImageEncoder":
         check_fits(graft, self.graft_points(), self.name)
@@ -210,6 +235,8 @@ def _named_square(image: RawImage, size: int, row: int) -> NDArray[np.uint8]:
 
 def _square(image: RawImage, size: int) -> NDArray[np.uint8]:
     """(size, size, 3) bytes: the largest centred square of the image, scaled."""
+    if isinstance(image, np.ndarray):
+        return image
     if isinstance(image, TurnedImage):
         return np.rot90(_square(image.image, size), image.quarters)
     if isinstance(image, bytes):

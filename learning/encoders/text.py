@@ -3,7 +3,7 @@
 Letters in shape suffixes besides those of `learning.types`: B batch, L tokens of the longest text in the batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -14,21 +14,28 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from learning.encoders.packed_bert import PackedBert
 from learning.encoders.registry import file_revision
 from learning.errors import InvalidData, InvalidOptions
 from learning.grafts import Graft, check_fits, graft_points, with_graft
+from learning.mixing import FlatGraft, GraftedRows, GraftLayout, grafted_rows, per_row
 from learning.types import Modality
 
 _PREPROCESSING = "masked mean, version 1"
 MAX_LENGTH = 256
+#: Rows of a batch where its caller does not say.
+BATCH_ROWS = 32
+#: Beyond so many tokens a larger batch is no faster.
+_BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoder:
-    """A frozen transformer; implements `learning.grafts.Graftable`.
+    """A frozen transformer; implements `learning.grafts.Graftable` and `learning.mixing.MixedEncoder`.
 
-    `module` maps `input_ids` and `attention_mask` to an output with `last_hidden_state`. `tokenizer` is a
-    `tokenizers.Tokenizer` that already truncates and does not pad: as nothing changes it per call, threads share it.
+    `module` maps `input_ids` and `attention_mask` to an output with `last_hidden_state`. `packed` is the same function
+    without padding, where the module is of a kind that has one. `tokenizer` is a `tokenizers.Tokenizer` that already
+    truncates and does not pad: as nothing changes it per call, threads share it.
     """
 
     name: str
@@ -38,11 +45,20 @@ class TextEncoder:
     width: int
     device: str
     fingerprint: Callable[[], str]
+    packed: PackedBert | None = None
     modality: Modality = "text"
 
     @cached_property
     def revision(self) -> str:
         return self.fingerprint()
+
+    @cached_property
+    def _layout(self) -> GraftLayout:
+        return GraftLayout(points=self.graft_points())
+
+    @cached_property
+    def _per_row(self) -> nn.Module:
+        return per_row(self.module)
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
         """Token numbers of each text, special tokens included, cut to the maximum length.
@@ -64,13 +80,7 @@ class TextEncoder:
 
     def pool(self, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """(B, width) mean of the states of the unmasked tokens, not yet of unit length; differentiable."""
-        return self._pool(tokens_BL, mask_BL, {})
-
-    def _pool(self, tokens_BL: Tensor, mask_BL: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        inputs = {"input_ids": tokens_BL, "attention_mask": mask_BL}
-        states_BLF: Tensor = functional_call(self.module, dict(values), (), inputs).last_hidden_state
-        weight_BL1 = mask_BL.unsqueeze(-1).to(states_BLF.dtype)
-        return (states_BLF * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1).clamp(min=1.0)
+        return _pooled(self.module, tokens_BL, mask_BL, {})
 
     def graft_points(self) -> dict[str, Tensor]:
         return graft_points(self.module)
@@ -97,31 +107,68 @@ class TextEncoder:
         jitter: torch.Generator | None = None,  # noqa: ARG002 - texts are not distorted
     ) -> Tensor:
         """(B, width) unit rows; see `Graftable.differentiate`."""
-        return nn.functional.normalize(self._pool(*self.pad(prepared), values).float(), dim=1)
+        return nn.functional.normalize(_pooled(self.module, *self.pad(prepared), values).float(), dim=1)
 
     def grafted(self, graft: Graft) -> "TextEncoder":
         check_fits(graft, self.graft_points(), self.name)
+        module = with_graft(self.module, graft)
+        layout = GraftLayout(points=graft_points(module))
         return replace(
-            self, module=with_graft(self.module, graft), fingerprint=lambda: f"{self.revision}-{graft.digest}"
+            self,
+            module=module,
+            packed=None if self.packed is None else replace(self.packed, layout=layout),
+            fingerprint=lambda: f"{self.revision}-{graft.digest}",
         )
 
+    def ready(self, inputs: Sequence[str]) -> list[list[int]]:
+        """Tokens of each text; see `MixedEncoder.ready`."""
+        return self.tokenise(inputs)
+
+    def encode_mixed(self, ready: Sequence[list[int]], grafts: Sequence[FlatGraft | None]) -> Tensor:
+        """(B, width) unit rows; see `MixedEncoder.encode_mixed`."""
+        with torch.inference_mode():
+            grafted = grafted_rows(grafts, self._layout.root)
+            return nn.functional.normalize(self._means(ready, grafted).float(), dim=1).cpu()
+
     def encode(
-        self, inputs: Sequence[str], *, batch_size: int = 32, progress: Callable[[int], None] | None = None
+        self, inputs: Sequence[str], *, batch_size: int = BATCH_ROWS, progress: Callable[[int], None] | None = None
     ) -> Tensor:
         """(N, width) float32 unit rows; see `Encoder.encode`."""
         tokens = self.tokenise(inputs)
-        # Texts of like length share a batch, so that little of it is padding.
-        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
         # Made outside inference mode, so that heads may differentiate through operations on it.
         features_NF = torch.empty(len(tokens), self.width)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            with torch.inference_mode():
-                pooled_BF = self.pool(*self.pad([tokens[row] for row in rows]))
-                features_NF[rows] = nn.functional.normalize(pooled_BF.float(), dim=1).cpu()
+        done = 0
+        for rows in self._batches(tokens, batch_size):
+            features_NF[rows] = self.encode_mixed([tokens[row] for row in rows], [None] * len(rows))
+            done += len(rows)
             if progress is not None:
-                progress(start + len(rows))
+                progress(done)
         return features_NF
+
+    def _batches(self, tokens: Sequence[list[int]], batch_size: int) -> Iterator[list[int]]:
+        """Rows of like length, so that little is padding and short texts, of which more fit, share one run."""
+        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
+        start = 0
+        while start < len(order):
+            rows = batch_size
+            if self.packed is not None and batch_size == BATCH_ROWS:
+                rows = max(rows, _BATCH_TOKENS // max(1, len(tokens[order[start]])))
+            yield order[start : start + rows]
+            start += rows
+
+    def _means(self, tokens: Sequence[list[int]], grafted: GraftedRows | None) -> Tensor:
+        if self.packed is not None:
+            return self.packed(tokens, grafted)
+        if grafted is None:
+            return self.pool(*self.pad(tokens))
+        return _pooled(self._per_row, *self.pad(tokens), self._layout.of_rows(grafted))
+
+
+def _pooled(module: nn.Module, tokens_BL: Tensor, mask_BL: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    inputs = {"input_ids": tokens_BL, "attention_mask": mask_BL}
+    states_BLF: Tensor = functional_call(module, dict(values), (), inputs).last_hidden_state
+    weight_BL1 = mask_BL.unsqueeze(-1).to(states_BLF.dtype)
+    return (states_BLF * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1).clamp(min=1.0)
 
 
 def load_minilm(*, device: str = "cpu", max_length: int = MAX_LENGTH) -> TextEncoder:
@@ -147,9 +194,11 @@ def _load(model: str, *, name: str, device: str, max_length: int) -> TextEncoder
     length = min(max_length, int(fast.model_max_length))
     tokenizer.enable_truncation(length)
     tokenizer.no_padding()
+    module = module.to(device).requires_grad_(False).eval()
     return TextEncoder(
         name=name,
-        module=module.to(device).requires_grad_(False).eval(),
+        module=module,
+        packed=PackedBert.of(module),
         tokenizer=tokenizer,
         pad_token=int(fast.pad_token_id or 0),
         width=int(module.config.hidden_size),

@@ -115,14 +115,6 @@ def test_adaptation_tells_a_stored_meta_learner_that_is_none(engine):
         )  # fmt: skip
 
 
-def test_learners_stay_within_their_bytes(storage, tmp_path, text_model):
-    small = InferenceEngine(Settings(data_dir=tmp_path, learner_cache_bytes=1), storage)
-    other = storage.put_bytes(table_outcome().artifact)
-    for artifact in (text_model, other, text_model, text_model):
-        small.learners.get(artifact)
-    assert (small.learners.hits, small.learners.misses) == (1, 3)
-
-
 def test_second_adaptation_encodes_nothing_and_gives_the_same_bytes(engine):
     examples = encoded("text", [f"{text} indeed" for text in TEXTS], LABELS)
     first = adapted(engine, examples)

@@ -1,0 +1,76 @@
+"""From a call to its answers, for every protocol that the API speaks."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from app.dependencies import Services
+from app.errors import ErrorItem, InvalidInput
+from app.inference.answers import Prediction
+from app.inference.serving import Question, is_immediate
+from app.models.served import Selector, ServedVersion, served_version
+
+T = TypeVar("T")
+
+
+async def answered(
+    services: Services, request: Request, project_id: str, name: str, selector: Selector, question: Question
+) -> tuple[ServedVersion, list[Prediction]]:
+    """The version that answered, and a prediction or `{"error": …}` for each input.
+
+    A version that is replaced meanwhile goes on answering what came before.
+
+    Raises:
+        NotFound, InvalidInput, ArtifactCorrupted, Overloaded, DeadlineExceeded, Unavailable.
+        ClientDisconnect: nobody waits for the answer any more.
+    """
+    version = await served_version(services, project_id, name, selector)
+    if version.modality != "image" and isinstance(question.inputs[0], bytes):
+        raise _wrong_modality(version)
+    serving = services.inference.serving
+    model = serving.models.peek(version.artifact)
+    if model is not None and is_immediate(model, question):
+        predictions = serving.answer_table(model, question)
+    else:
+        predictions = await unless_left(request, serving.answer(model or version.artifact, question))
+    counter = request.app.state.metrics.predictions
+    n_bad = sum("error" in prediction for prediction in predictions)
+    counter.labels(version.modality, "answered").inc(len(predictions) - n_bad)
+    if n_bad:
+        counter.labels(version.modality, "refused").inc(n_bad)
+    return version, predictions
+
+
+async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns; it is cancelled as soon as the client is gone.
+
+    Raises:
+        ClientDisconnect: it is; whatever `work` raises.
+    """
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await leaving
+
+
+async def _left(request: Request) -> None:
+    """Returns when the client closes its connection; the request has been read whole."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _wrong_modality(version: ServedVersion) -> InvalidInput:
+    message = f"Files are images, but the model '{version.model}' takes {version.modality}."
+    item = ErrorItem(pointer="/body/files", code="wrong_modality", message=message, hint="Send JSON.")
+    return InvalidInput(message, code="wrong_modality", errors=[item])

@@ -1,0 +1,168 @@
+"""A BERT encoder over texts laid end to end, so that nothing is spent on padding, and each row may wear its own graft.
+
+Letters in shape suffixes besides those of `learning.types`: B texts, T tokens of all texts, L tokens of one text,
+G distinct grafts, H attention heads.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from learning.encoders.frozen_linear import FrozenLinear, frozen_linear
+from learning.grafts import graft_points
+from learning.mixing import GraftedRows, GraftLayout
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Layer:
+    """One transformer layer; `after_attention` and `after_feed_forward` name its normalisations."""
+
+    attend: FrozenLinear
+    join: FrozenLinear
+    widen: FrozenLinear
+    narrow: FrozenLinear
+    after_attention: str
+    after_feed_forward: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Texts of one length, which stand side by side: rows `start` to `stop` of the tokens."""
+
+    start: int
+    stop: int
+    n_texts: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PackedBert:
+    """The states of a `transformers` BertModel, averaged over each text's tokens.
+
+    It shares the embeddings with that model and holds the other weights in a layout of its own.
+    """
+
+    words_VF: Tensor
+    places_LF: Tensor
+    layers: tuple[_Layer, ...]
+    n_heads: int
+    epsilon: float
+    layout: GraftLayout
+
+    @classmethod
+    def of(cls, module: nn.Module, *, dtype: torch.dtype = torch.float32) -> "PackedBert | None":
+        """The same function as `module` computes; None where that is no BERT of the plain kind.
+
+        `dtype` is that of the matrix products; all else is float32.
+        """
+        if not _is_plain_bert(module):
+            return None
+        bert: Any = module
+        embeddings = bert.embeddings
+        return cls(
+            words_VF=embeddings.word_embeddings.weight,
+            places_LF=embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0],
+            layers=tuple(_layer(layer, place, dtype) for place, layer in enumerate(bert.encoder.layer)),
+            n_heads=bert.config.num_attention_heads,
+            epsilon=bert.config.layer_norm_eps,
+            layout=GraftLayout(points=graft_points(module)),
+        )
+
+    def __call__(self, texts: Sequence[Sequence[int]], grafted: GraftedRows | None = None) -> Tensor:
+        """(B, F) mean of the states of each text's tokens, not yet of unit length, in the order of `texts`."""
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        lengths = [len(texts[row]) for row in order]
+        device = self.words_VF.device
+        length_B = torch.tensor(lengths, device=device)
+        text_T = torch.arange(len(order), device=device).repeat_interleave(length_B)
+        place_T = torch.cat([torch.arange(length, device=device) for length in lengths])
+        token_T = torch.tensor([token for row in order for token in texts[row]], device=device)
+        index_B = torch.tensor(order, device=device)
+        normalise = self._normalisation(grafted, index_B, text_T)
+        states_TF = normalise("embeddings.LayerNorm", self.words_VF[token_T] + self.places_LF[place_T])
+        runs = list(_runs(lengths))
+        for layer in self.layers:
+            mixed_TF = layer.join(self._attention(layer.attend(states_TF), runs)).add_(states_TF)
+            states_TF = normalise(layer.after_attention, mixed_TF)
+            mixed_TF = layer.narrow(layer.widen(states_TF)).add_(states_TF)
+            states_TF = normalise(layer.after_feed_forward, mixed_TF)
+        sums_BF = torch.zeros(len(order), states_TF.shape[1], device=device).index_add_(0, text_T, states_TF)
+        means_BF = torch.empty_like(sums_BF)
+        means_BF[index_B] = sums_BF / length_B[:, None].clamp(min=1)
+        return means_BF
+
+    def _attention(self, projected_T3F: Tensor, runs: Sequence[_Run]) -> Tensor:
+        """(T, F) from queries, keys and values side by side. Texts of one length need no mask."""
+        parts = []
+        for run in runs:
+            rows = projected_T3F[run.start : run.stop]
+            query, key, value = rows.view(run.n_texts, -1, 3, self.n_heads, rows.shape[1] // 3 // self.n_heads).permute(
+                2, 0, 3, 1, 4
+            )
+            attended_BHLF = F.scaled_dot_product_attention(query, key, value)
+            parts.append(attended_BHLF.transpose(1, 2).reshape(len(rows), -1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _normalisation(
+        self, grafted: GraftedRows | None, order_B: Tensor, text_T: Tensor
+    ) -> Callable[[str, Tensor], Tensor]:
+        """The function that normalises states as the layer of a name does, for each token under its text's graft."""
+        if grafted is None:
+            return partial(_normalised, values=self.layout.points, graft_T=None, epsilon=self.epsilon)
+        values = self.layout.split(grafted.values_GP)
+        if grafted.is_uniform:
+            same = {name: value_GF[0] for name, value_GF in values.items()}
+            return partial(_normalised, values=same, graft_T=None, epsilon=self.epsilon)
+        return partial(_normalised, values=values, graft_T=grafted.graft_B[order_B][text_T], epsilon=self.epsilon)
+
+
+def _normalised(
+    layer: str, states_TF: Tensor, *, values: Mapping[str, Tensor], graft_T: Tensor | None, epsilon: float
+) -> Tensor:
+    scale, shift = values[f"{layer}.weight"], values[f"{layer}.bias"]
+    shape = (states_TF.shape[1],)
+    if graft_T is None:
+        return F.layer_norm(states_TF, shape, scale, shift, epsilon)
+    normal_TF = F.layer_norm(states_TF, shape, None, None, epsilon)
+    return torch.addcmul(shift[graft_T], normal_TF, scale[graft_T])
+
+
+def _runs(lengths: Sequence[int]) -> Iterator[_Run]:
+    start = 0
+    for length, same in groupby(lengths):
+        n_texts = len(list(same))
+        if length == 0:
+            continue
+        yield _Run(start=start, stop=start + n_texts * length, n_texts=n_texts)
+        start += n_texts * length
+
+
+def _is_plain_bert(module: nn.Module) -> bool:
+    config: Any = getattr(module, "config", None)
+    return (
+        type(module).__name__ == "BertModel"
+        and config.hidden_act == "gelu"
+        and getattr(config, "position_embedding_type", "absolute") == "absolute"
+        and not config.is_decoder
+    )
+
+
+def _layer(layer: Any, place: int, dtype: torch.dtype) -> _Layer:
+    attention = layer.attention.self
+    parts = (attention.query, attention.key, attention.value)
+    joined, wide, narrow = layer.attention.output.dense, layer.intermediate.dense, layer.output.dense
+    return _Layer(
+        attend=frozen_linear(
+            torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]), dtype=dtype
+        ),
+        join=frozen_linear(joined.weight, joined.bias, dtype=dtype),
+        widen=frozen_linear(wide.weight, wide.bias, gelu=True, dtype=dtype),
+        narrow=frozen_linear(narrow.weight, narrow.bias, dtype=dtype),
+        after_attention=f"encoder.layer.{place}.attention.output.LayerNorm",
+        after_feed_forward=f"encoder.layer.{place}.output.LayerNorm",
+    )
