@@ -173,7 +173,7 @@ def test_every_process_answers_by_the_new_version_within_two_seconds(client: Tes
     try:
         publish(elsewhere, "m")
         asked = services_of(client).versions
-        asked._looked_at -= FRESH_SECONDS  # noqa: SLF001 - as if that time had passed
+        asked._looked_at -= FRESH_SECONDS
         assert client.post("/v1/models/m/predict", json=row).json()["version"] == 2
     finally:
         elsewhere.database.dispose()
