@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from app.dependencies import Services, ServicesDep
 from app.errors import ErrorItem, InvalidInput, finite
+from app.inference.answering import answer
 from app.inference.requests import OPENAPI_BODY, PredictBody
 from app.inference.schemas import (
     EncoderList,
@@ -18,9 +19,10 @@ from app.inference.schemas import (
     StrategyRead,
 )
 from app.models.schemas import AliasName, PathVersion
-from app.models.service import LATEST, resolve
+from app.models.service import LATEST
 from app.schemas import PathName
 from app.security import Principal, require
+from app.tables import Model, ModelVersion
 from learning.config import STRATEGIES, MetaTrainOptions
 from learning.encoders.registry import list_encoders
 
@@ -63,21 +65,17 @@ def predict_with_version(
 def _answer(
     services: Services, request: Request, caller: Caller, name: str, body: PredictRequest, **selector: Any
 ) -> Response:
-    # The session ends before the inference begins: a slow encoder must not hold a database connection.
-    with services.database.session(read_only=True) as session:
-        model, version = resolve(session, caller.project_id, name, **selector)
-    if model.modality != "image" and isinstance(body.inputs[0], bytes):
-        message = f"Files are images, but the model '{name}' takes {model.modality}."
-        item = ErrorItem(pointer="/body/files", code="wrong_modality", message=message, hint="Send JSON.")
-        raise InvalidInput(message, code="wrong_modality", errors=[item])
-    predictions = services.inference.predict(version.artifact, body.inputs, top_k=body.top_k, explain=body.explain)
-    counter = request.app.state.metrics.predictions
-    n_bad = sum("error" in prediction for prediction in predictions)
-    counter.labels(model.modality, "answered").inc(len(predictions) - n_bad)
-    counter.labels(model.modality, "refused").inc(n_bad)
-    answer = {"model": model.name, "version": version.number, "predictions": predictions}
+    def read(model: Model, _version: ModelVersion) -> PredictRequest:
+        if model.modality != "image" and isinstance(body.inputs[0], bytes):
+            message = f"Files are images, but the model '{name}' takes {model.modality}."
+            item = ErrorItem(pointer="/body/files", code="wrong_modality", message=message, hint="Send JSON.")
+            raise InvalidInput(message, code="wrong_modality", errors=[item])
+        return body
+
+    found = answer(services, request.app.state.metrics, caller.project_id, name, read, **selector)
+    told = {"model": found.model.name, "version": found.version.number, "predictions": found.predictions}
     # Written straight: checking our own answer field by field would cost more than a tabular prediction.
-    return Response(json.dumps(finite(answer), allow_nan=False), media_type="application/json")
+    return Response(json.dumps(finite(told), allow_nan=False), media_type="application/json")
 
 
 def _described(name: str, options: type[Any]) -> StrategyRead:
