@@ -152,7 +152,9 @@ def _integers(flat: list[Any], datatype: str, dtype: np.dtype[Any]) -> list[int]
     for position, value in enumerate(whole):
         if not low <= value <= high:
             message = f"the number is beyond {datatype}"
-            raise BadTensor(message, code="out_of_range", position=position, hint=f"{low} to {high}, or another datatype")
+            raise BadTensor(
+                message, code="out_of_range", position=position, hint=f"{low} to {high}, or another datatype"
+            )
     return whole
 
 
