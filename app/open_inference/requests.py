@@ -82,7 +82,7 @@ InferCallDep = Annotated[InferCall, Depends(_infer_call)]
 def _check_supported(request: InferRequest) -> None:
     described: list[tuple[str, BaseModel]] = [("/body", request.parameters)]
     described += [(f"/body/inputs/{place}", each.parameters) for place, each in enumerate(request.inputs)]
-    described += [(f"/body/outputs/{place}", each.parameters) for place, each in enumerate(request.outputs or [])]
+    described += [(f"/body/outputs/{place}", each.parameters) for place, each in enumerate(request.outputs)]
     for pointer, parameters in described:
         for name in sorted(_UNSUPPORTED & set(parameters.model_extra or {})):
             message = f"The parameter '{name}' is of an extension that this service does not have."

@@ -51,7 +51,7 @@ class RequestOutput(BaseModel):
 
 
 class InferRequest(BaseModel):
-    """`outputs` chooses and orders the answer's tensors; without it all are answered."""
+    """`outputs` chooses and orders the tensors of the answer; without any all are answered."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,7 +60,7 @@ class InferRequest(BaseModel):
     model_version: StrictStr | None = Field(None, description="Where it is given, the one in the path")
     parameters: InferParameters = InferParameters()
     inputs: Annotated[list[RequestInput], FailFast(), Field(min_length=1)]
-    outputs: Annotated[list[RequestOutput], FailFast()] | None = None
+    outputs: Annotated[list[RequestOutput], FailFast()] = []
 
 
 class ResponseOutput(BaseModel):
