@@ -1,28 +1,16 @@
-"""Infer calls on texts and images, with the real encoders; one service for all of them."""
+"""Infer calls on texts and images, with the real encoders."""
 
 import base64
-import io
 import struct
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
-from fastapi.testclient import TestClient
-from PIL import Image
 
-from app.main import create_app
-from app.migrate import upgrade
-from app.settings import Settings
-from tests.app.adapted import adapted, encoded, publish, services_of
+from tests.app.authorised import bearer
 from tests.app.open_inference.calls import binary, infer, infer_binary, outputs, problem, tensor
-
-TEXTS = ["a lovely film", "wonderful acting", "i enjoyed it", "a dull film", "terrible acting", "i hated it"]
-
-
-def png(colour: str, size: int = 40) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (size, size), colour).save(buffer, "PNG")
-    return buffer.getvalue()
+from tests.app.open_inference.models import Furnished, png
 
 
 def packed(*elements: bytes) -> bytes:
@@ -30,17 +18,9 @@ def packed(*elements: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """A service with the models `film` of texts and `tint` of images."""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("served"), broker_url="redis://127.0.0.1:1/0", warm_up=False)
-    upgrade(settings)
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
-        services = services_of(client)
-        texts = encoded("text", TEXTS, ["good"] * 3 + ["bad"] * 3)
-        publish(services, "film", adapted(services.inference, texts), modality="text")
-        pictures = [png(colour, size) for colour in ("red", "blue") for size in (40, 50, 60)]
-        images = encoded("image", pictures, ["warm"] * 3 + ["cold"] * 3)
-        publish(services, "tint", adapted(services.inference, images), modality="image")
+def served(furnished: Furnished) -> Iterator[httpx.Client]:
+    headers = bearer(furnished.token)
+    with httpx.Client(base_url=furnished.url, headers=headers, timeout=120.0, trust_env=False) as client:
         yield client
 
 
@@ -49,7 +29,7 @@ def answers(client: Any, model: str, elements: list[str]) -> dict[str, Any]:
     return outputs(infer(client, {"inputs": [tensor(name, "BYTES", elements)]}, model))
 
 
-def test_texts_are_answered_in_json_and_in_binary(served: TestClient) -> None:
+def test_texts_are_answered_in_json_and_in_binary(served: httpx.Client) -> None:
     asked = ["what a wonderful film", "térrible, i hated every minute"]
     found = answers(served, "film", asked)
     assert found["label"] == ["good", "bad"]
@@ -59,7 +39,7 @@ def test_texts_are_answered_in_json_and_in_binary(served: TestClient) -> None:
         assert outputs(sent)["label"] == ["good", "bad"]
 
 
-def test_text_that_cannot_be_answered_refuses_the_call(served: TestClient) -> None:
+def test_text_that_cannot_be_answered_refuses_the_call(served: httpx.Client) -> None:
     answer = infer(served, {"inputs": [tensor("text", "BYTES", ["fine", " ", "good", ""])]}, "film")
     assert problem(answer) == ("empty_text", "/body/inputs/0/data/1")
     assert [item["message"] for item in answer.json()["errors"]] == [
@@ -71,7 +51,7 @@ def test_text_that_cannot_be_answered_refuses_the_call(served: TestClient) -> No
     assert problem(sent) == ("invalid_text", "/body/inputs/0/data/1")
 
 
-def test_model_of_texts_takes_its_one_tensor(served: TestClient) -> None:
+def test_model_of_texts_takes_its_one_tensor(served: httpx.Client) -> None:
     one = tensor("text", "BYTES", ["fine"])
     for inputs, code in [
         ([tensor("text", "INT64", [1])], "wrong_datatype"),
@@ -82,17 +62,17 @@ def test_model_of_texts_takes_its_one_tensor(served: TestClient) -> None:
         assert problem(infer(served, {"inputs": inputs}, "film"))[0] == code
 
 
-def test_images_are_answered_as_base64_data_urls_and_files(served: TestClient) -> None:
+def test_images_are_answered_as_base64_data_urls_and_files(served: httpx.Client) -> None:
     red, blue = png("red", 45), png("blue", 45)
     plain = base64.b64encode(red).decode()
     asked = [plain, f"data:image/png;base64,{base64.b64encode(blue).decode()}"]
     assert answers(served, "tint", asked)["label"] == ["warm", "cold"]
     data = packed(red, blue, *(text.encode() for text in asked))
     body = {"inputs": [binary("image", "BYTES", [4], len(data))]}
-    assert outputs(infer_binary(served, body, data, "tint"))["label"] == ["warm", "cold", "warm", "cold"]
+    assert outputs(infer_binary(served, body, data, "tint"))["label"] == ["warm", "cold"] * 2
 
 
-def test_image_that_cannot_be_read_refuses_the_call(served: TestClient) -> None:
+def test_image_that_cannot_be_read_refuses_the_call(served: httpx.Client) -> None:
     for bad in (b"", b"not base64!", b"\x89PNG\r\n", png("red")[:60], base64.b64encode(b"no image")):
         data = packed(png("red"), bad)
         answer = infer_binary(served, {"inputs": [binary("image", "BYTES", [2], len(data))]}, data, "tint")

@@ -10,14 +10,9 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from app.migrate import upgrade
-from app.security import DEFAULT_PROJECT, create_key
-from app.settings import Settings
-from benchmarks.inprocess import serving
-from tests.app.adapted import adapted, encoded, publish, table_outcome
 from tests.app.authorised import bearer
 from tests.app.open_inference.calls import COLOURS, SIZES
-from tests.app.open_inference.test_infer_modalities import TEXTS, png
+from tests.app.open_inference.models import Furnished, png
 
 PICTURES = [png("red", 45), png("blue", 45)]
 
@@ -37,23 +32,10 @@ class Client:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    settings = Settings(data_dir=tmp_path_factory.mktemp("triton"), broker_url="redis://127.0.0.1:1/0", warm_up=False)
-    upgrade(settings)
-    with serving(settings) as served:
-        services = served.app.state.services
-        for _ in range(2):
-            publish(services, "fruit")
-        publish(services, "weight", table_outcome("regression"), task="regression")
-        film = adapted(services.inference, encoded("text", TEXTS, ["good"] * 3 + ["bad"] * 3))
-        publish(services, "film", film, modality="text")
-        tints = encoded("image", [png(colour, size) for colour in ("red", "blue") for size in (40, 50)], [*"wwcc"])
-        publish(services, "tint", adapted(services.inference, tints), modality="image")
-        with services.database.transaction() as session:
-            _, token = create_key(session, project_id=DEFAULT_PROJECT, name="triton", scopes=["predict"])
-        found = Client(served.port, token)
-        yield found
-        found.http.close()
+def client(furnished: Furnished) -> Iterator[Client]:
+    found = Client(furnished.port, furnished.token)
+    yield found
+    found.http.close()
 
 
 def given(name: str, datatype: str, values: Any, *, binary: bool) -> Any:
@@ -141,10 +123,10 @@ def test_client_has_texts_answered(client: Client, binary: bool) -> None:
 
 def test_client_has_images_answered(client: Client) -> None:
     files = given("image", "BYTES", PICTURES, binary=True)
-    assert labels(client.infer("tint", [files])) == ["w", "c"]
+    assert labels(client.infer("tint", [files])) == ["warm", "cold"]
     written = [base64.b64encode(picture).decode() for picture in PICTURES]
     for binary in (True, False):
-        assert labels(client.infer("tint", [given("image", "BYTES", written, binary=binary)])) == ["w", "c"]
+        assert labels(client.infer("tint", [given("image", "BYTES", written, binary=binary)])) == ["warm", "cold"]
 
 
 def test_client_is_told_what_is_wrong(client: Client) -> None:
