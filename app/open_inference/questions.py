@@ -7,7 +7,7 @@ from typing import Any
 
 from app.errors import ErrorItem, InvalidInput
 from app.inference.answers import Prediction
-from app.open_inference.requests import InferCall, refused
+from app.open_inference.requests import InferCall, refused, short
 from app.open_inference.signatures import inputs_of
 from app.open_inference.tensors import Tensor
 from learning.base_learner import BaseLearner
@@ -56,7 +56,7 @@ def _check_names(learner: BaseLearner, tensors: list[Tensor]) -> None:
     allowed = set(known)
     for place, tensor in enumerate(tensors):
         if tensor.name not in allowed:
-            message = f"The model takes no tensor '{tensor.name:.200}'."
+            message = f"The model takes no tensor '{short(tensor.name)}'."
             raise refused(f"/body/inputs/{place}/name", "unknown_tensor", message, f"It takes: {told}.")
 
 

@@ -16,6 +16,8 @@ from app.open_inference.tensors import BadTensor, Tensor
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
 
+MAX_TOLD = 200
+
 #: What would change the answer, and cannot be done here.
 _UNSUPPORTED = frozenset({
     "classification", "sequence_id", "sequence_start", "sequence_end", "shared_memory_region",
@@ -44,6 +46,11 @@ def refused(pointer: str, code: str, message: str, hint: str | None = None) -> I
     """A call with one thing wrong in it."""
     item = ErrorItem(pointer=pointer, code=code, message=message, hint=hint)
     return InvalidInput(message, code=code, errors=[item])
+
+
+def short(name: str) -> str:
+    """A name that a client chose, for a message: it may be as long as the body."""
+    return name if len(name) <= MAX_TOLD else f"{name[:MAX_TOLD]}…"
 
 
 async def _body(request: Request) -> bytes:
@@ -93,15 +100,15 @@ def _check_shapes(inputs: Sequence[RequestInput], limit: int) -> None:
     """Every tensor has one element for each input of the call."""
     first = inputs[0]
     for place, each in enumerate(inputs):
-        pointer, shape = f"/body/inputs/{place}/shape", each.shape
+        pointer, shape, name = f"/body/inputs/{place}/shape", each.shape, short(each.name)
         if len(shape) not in {1, 2} or shape[1:] not in ([], [1]) or shape[0] < 1:
-            message = f"The tensor '{each.name}' must have the shape [N] or [N, 1] with N of at least 1."
+            message = f"The tensor '{name}' must have the shape [N] or [N, 1] with N of at least 1."
             raise refused(pointer, "invalid_shape", message, "N is the number of inputs of this call.")
         if shape[0] > limit:
             message = f"{shape[0]} inputs were sent, at most {limit} are taken in one call."
             raise refused(pointer, "too_many_inputs", message, "Split them, or run a batch_predict job over a dataset.")
         if shape[0] != first.shape[0]:
-            message = f"The tensor '{each.name}' has {shape[0]} elements, '{first.name}' has {first.shape[0]}."
+            message = f"The tensor '{name}' has {shape[0]} elements, '{short(first.name)}' has {first.shape[0]}."
             raise refused(pointer, "shape_mismatch", message, "All tensors of a call have the same N.")
 
 
@@ -112,9 +119,8 @@ def _tensors(inputs: Sequence[RequestInput], binary: memoryview | None) -> list[
     for place, each in enumerate(inputs):
         pointer, size = f"/body/inputs/{place}", each.parameters.binary_data_size
         if each.name in names:
-            raise refused(
-                f"{pointer}/name", "duplicate_tensor", f"The tensor '{each.name}' is there twice.", "Send one."
-            )
+            message = f"The tensor '{short(each.name)}' is there twice."
+            raise refused(f"{pointer}/name", "duplicate_tensor", message, "Send one.")
         names.add(each.name)
         part = None if size is None else _part(each, pointer, binary, offset)
         offset += size or 0
@@ -127,15 +133,15 @@ def _tensors(inputs: Sequence[RequestInput], binary: memoryview | None) -> list[
 
 
 def _part(sent: RequestInput, pointer: str, binary: memoryview | None, offset: int) -> memoryview:
-    size = sent.parameters.binary_data_size or 0
+    size, name = sent.parameters.binary_data_size or 0, short(sent.name)
     if sent.data is not None:
-        message = f"The tensor '{sent.name}' has both data and a binary_data_size."
+        message = f"The tensor '{name}' has both data and a binary_data_size."
         raise refused(pointer, "ambiguous_data", message, "Send one of them.")
     if binary is None:
-        message = f"The tensor '{sent.name}' has a binary_data_size, but the request no {HEADER_LENGTH}."
+        message = f"The tensor '{name}' has a binary_data_size, but the request no {HEADER_LENGTH}."
         raise refused(f"/header/{HEADER_LENGTH}", "missing", message, "Send the length of the JSON object.")
     if offset + size > len(binary):
-        message = f"The body ends before the {size} bytes of the tensor '{sent.name}'."
+        message = f"The body ends before the {size} bytes of the tensor '{name}'."
         raise refused(f"{pointer}/parameters/binary_data_size", "size_mismatch", message, "Send all of its bytes.")
     return binary[offset : offset + size]
 
@@ -148,7 +154,9 @@ def _values(sent: RequestInput, pointer: str, part: memoryview | None) -> list[A
     except BadTensor as error:
         element = "" if error.position is None else f"[{error.position}]"
         where = "" if error.position is None else f"/{error.position}"
-        raise refused(f"{pointer}/data{where}", error.code, f"{sent.name}{element}: {error}.", error.hint) from None
+        raise refused(
+            f"{pointer}/data{where}", error.code, f"{short(sent.name)}{element}: {error}.", error.hint
+        ) from None
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:

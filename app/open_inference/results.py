@@ -10,7 +10,7 @@ from fastapi import Response
 from app.inference.answering import Answered
 from app.inference.answers import Prediction
 from app.open_inference import tensors
-from app.open_inference.requests import BINARY, HEADER_LENGTH, refused
+from app.open_inference.requests import BINARY, HEADER_LENGTH, refused, short
 from app.open_inference.schemas import InferRequest, RequestOutput, TensorMetadata
 from app.open_inference.signatures import outputs_of
 from app.open_inference.tensors import Tensor
@@ -37,7 +37,7 @@ def wanted(learner: BaseLearner, request: InferRequest) -> list[Wanted]:
     for place, output in enumerate(chosen):
         pointer = f"/body/outputs/{place}/name"
         if output.name not in known:
-            message = f"The model gives no tensor '{output.name:.200}'."
+            message = f"The model gives no tensor '{short(output.name)}'."
             raise refused(pointer, "unknown_tensor", message, f"It gives: {', '.join(known)}.")
         if output.name in found:
             raise refused(pointer, "duplicate_tensor", f"The output '{output.name}' is there twice.", "Name it once.")

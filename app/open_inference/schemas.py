@@ -7,6 +7,10 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, StrictBool, StrictI
 from app.models.schemas import AliasName
 from app.open_inference.tensors import DATATYPES
 
+#: More than any table has columns; each takes memory before it is known whether the model has it.
+MAX_TENSORS = 10_000
+MAX_RANK = 8
+
 TensorName = Annotated[StrictStr, Field(min_length=1)]
 
 
@@ -38,7 +42,7 @@ class RequestInput(BaseModel):
 
     name: TensorName
     datatype: Literal[DATATYPES]  # type: ignore[valid-type]
-    shape: Annotated[list[StrictInt], FailFast(), Field(description="[N] or [N, 1]")]
+    shape: Annotated[list[StrictInt], FailFast(), Field(max_length=MAX_RANK, description="[N] or [N, 1]")]
     parameters: InputParameters = InputParameters()
     data: Any = Field(None, description="A flat or nested array; left out where the data is binary")
 
@@ -59,8 +63,8 @@ class InferRequest(BaseModel):
     model_name: StrictStr | None = Field(None, description="Where it is given, the one in the path")
     model_version: StrictStr | None = Field(None, description="Where it is given, the one in the path")
     parameters: InferParameters = InferParameters()
-    inputs: Annotated[list[RequestInput], FailFast(), Field(min_length=1)]
-    outputs: Annotated[list[RequestOutput], FailFast()] = []
+    inputs: Annotated[list[RequestInput], FailFast(), Field(min_length=1, max_length=MAX_TENSORS)]
+    outputs: Annotated[list[RequestOutput], FailFast(), Field(max_length=100)] = []
 
 
 class ResponseOutput(BaseModel):

@@ -141,6 +141,8 @@ REFUSED = [
     ({"inputs": [SIZE | {"shape": [-1]}]}, "invalid_shape", "/body/inputs/0/shape"),
     ({"inputs": [SIZE | {"shape": [1, 2]}]}, "invalid_shape", "/body/inputs/0/shape"),
     ({"inputs": [SIZE | {"shape": [1, 1, 1]}]}, "invalid_shape", "/body/inputs/0/shape"),
+    ({"inputs": [SIZE | {"shape": [1] * 9}]}, "too_long", "/body/inputs/0/shape"),
+    ({"inputs": [SIZE] * 10_001}, "too_long", "/body/inputs"),
     ({"inputs": [SIZE | {"shape": [2**63]}]}, "too_many_inputs", "/body/inputs/0/shape"),
     ({"inputs": [SIZE | {"shape": [1001]}]}, "too_many_inputs", "/body/inputs/0/shape"),
     ({"inputs": [SIZE | {"shape": [2]}]}, "shape_mismatch", "/body/inputs/0/data"),
@@ -165,6 +167,11 @@ REFUSED = [
 def test_infer_says_what_is_wrong_with_a_body(client):
     for body, code, pointer in REFUSED:
         assert problem(infer(client, body)) == (code, pointer), body
+
+
+def test_infer_repeats_no_long_name(client):
+    for body in ({"inputs": [SIZE | {"name": "x" * 10_000}]}, {"inputs": [SIZE], "outputs": [{"name": "x" * 10_000}]}):
+        assert len(infer(client, body).content) < 3_000
 
 
 def test_infer_refuses_what_is_no_json_object(client):
