@@ -4,8 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi.testclient import TestClient
-
 SIZES, COLOURS = [1.4, 9.1, 1.1], ["red", "blue", "red"]
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -24,16 +22,16 @@ def fruit(**more: Any) -> dict[str, Any]:
     return {"inputs": [tensor("size", "FP64", SIZES), tensor("colour", "BYTES", COLOURS)]} | more
 
 
-def infer(client: TestClient, body: dict[str, Any], path: str = "fruit") -> Any:
+def infer(client: Any, body: dict[str, Any], path: str = "fruit") -> Any:
     return client.post(f"/v2/models/{path}/infer", json=body)
 
 
-def infer_binary(client: TestClient, body: dict[str, Any], data: bytes, path: str = "fruit", **headers: str) -> Any:
-    """A call whose tensors follow in `data`; `headers` take the place of the right ones."""
+def infer_binary(client: Any, body: dict[str, Any], data: bytes, path: str = "fruit", length: Any = None) -> Any:
+    """A call whose tensors follow in `data`; `length` takes the place of the right length of the JSON object."""
     head = json.dumps(body).encode()
-    sent = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
-    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-    return client.post(f"/v2/models/{path}/infer", content=head + data, headers=sent)
+    told = str(len(head)) if length is None else length
+    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: told}
+    return client.post(f"/v2/models/{path}/infer", content=head + data, headers=headers)
 
 
 def outputs(answer: Any) -> dict[str, Any]:

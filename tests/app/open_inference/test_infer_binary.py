@@ -83,14 +83,14 @@ def test_outputs_are_all_binary_unless_one_says_otherwise(client):
 
 def test_header_length_is_refused_when_it_is_no_number(client):
     for length in ("", "-1", "1e3", "0x10", "9" * 11, "9" * 5_000, "\u0661".encode(), "10 20", "1.0"):
-        answer = infer_binary(client, BODY, RAW_SIZES, **{HEADER_LENGTH: length})
+        answer = infer_binary(client, BODY, RAW_SIZES, length=length)
         assert problem(answer)[1].lower() == f"/header/{HEADER_LENGTH}".lower()
 
 
 def test_header_length_is_refused_when_it_is_wrong(client):
     head = json.dumps(BODY).encode()
     for length in (0, 1, len(head) - 1, len(head) + 1, len(head) + 24, len(head) + 25, 9_999_999_999):
-        answer = infer_binary(client, BODY, RAW_SIZES, **{HEADER_LENGTH: str(length)})
+        answer = infer_binary(client, BODY, RAW_SIZES, length=str(length))
         assert answer.status_code == 422, length
         assert answer.json()["error"]
 

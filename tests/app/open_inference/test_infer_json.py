@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -127,7 +128,7 @@ def test_infer_refuses_numbers_that_are_not_finite(client):
 
 
 SIZE = tensor("size", "FP64", [1.0])
-REFUSED = [
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"inputs": []}, "too_short", "/body/inputs"),
     ({}, "missing", "/body/inputs"),
     ({"inputs": [SIZE], "input": 1}, "extra_forbidden", "/body/input"),

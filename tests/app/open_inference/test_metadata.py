@@ -94,3 +94,13 @@ def test_problem_of_the_protocol_has_its_error_and_others_have_none(client):
         assert answer.json()["error"] == answer.json()["detail"]
     for path in ("/v1/models", "/v20", "/nowhere"):
         assert "error" not in client.get(path).json()
+
+
+def test_calls_of_the_protocol_are_counted_like_all_others(settings):
+    with TestClient(create_app(settings.model_copy(update={"requests_per_minute": 2}))) as client:
+        publish(services_of(client), "fruit")
+        answers = [client.get("/v1/usage"), infer(client, fruit()), infer(client, fruit())]
+        health = client.get("/v2/health/live")
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[2].json()["error"]
+    assert health.status_code == 200

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.open_inference.tensors import DATATYPES, DTYPES, BadTensor, Tensor, from_binary, from_json, to_binary, to_json
 
 INTEGERS = [name for name, dtype in DTYPES.items() if dtype.kind in "iu"]
 FLOATS = [name for name, dtype in DTYPES.items() if dtype.kind == "f"]
+#: The same tensors each time, however slow the machine is.
+steadily = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 def elements(datatype: str) -> st.SearchStrategy[Any]:
@@ -38,6 +40,7 @@ def made(draw: st.DrawFn) -> Tensor:
     return Tensor(name="t", datatype=datatype, shape=shape, values=values)
 
 
+@steadily
 @given(made())
 def test_tensor_is_read_as_it_was_written_when_it_is_binary(tensor: Tensor) -> None:
     read = from_binary(tensor.datatype, tensor.shape, memoryview(to_binary(tensor)))
@@ -46,6 +49,7 @@ def test_tensor_is_read_as_it_was_written_when_it_is_binary(tensor: Tensor) -> N
     assert read == tensor.values
 
 
+@steadily
 @given(made())
 def test_tensor_is_read_as_it_was_written_when_it_is_json(tensor: Tensor) -> None:
     finite = [0.0 if isinstance(value, float) and math.isinf(value) else value for value in tensor.values]
@@ -53,6 +57,7 @@ def test_tensor_is_read_as_it_was_written_when_it_is_json(tensor: Tensor) -> Non
     assert from_json(tensor.datatype, tensor.shape, json.loads(json.dumps(to_json(tensor)))) == finite
 
 
+@steadily
 @given(made())
 def test_nested_data_is_read_like_flat_data(tensor: Tensor) -> None:
     values: Any = np.empty(len(tensor.values), dtype=object)
@@ -63,12 +68,14 @@ def test_nested_data_is_read_like_flat_data(tensor: Tensor) -> None:
         assert from_json(tensor.datatype, tensor.shape, nested) == tensor.values
 
 
+@steadily
 @given(made(), st.binary(min_size=1, max_size=3))
 def test_binary_data_is_refused_when_bytes_are_left(tensor: Tensor, more: bytes) -> None:
     with pytest.raises(BadTensor):
         from_binary(tensor.datatype, tensor.shape, memoryview(to_binary(tensor) + more))
 
 
+@steadily
 @given(st.sampled_from(DATATYPES), st.lists(st.integers(-1, 2**64), max_size=3), st.binary(max_size=40))
 def test_any_bytes_are_read_or_refused(datatype: str, shape: list[int], data: bytes) -> None:
     try:
@@ -94,7 +101,7 @@ def test_whole_number_is_refused_when_it_is_beyond_its_datatype(datatype: str) -
 
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_element_is_refused_when_it_is_of_another_type(datatype: str) -> None:
-    wrong = [{}, "1" if datatype != "BYTES" else 1, 1 if datatype == "BOOL" else True]
+    wrong: list[Any] = [{}, "1" if datatype != "BYTES" else 1, 1 if datatype == "BOOL" else True]
     wrong += [1.0, None] if datatype in INTEGERS else []
     for value in wrong:
         assert refusal(datatype, [1], [value]) == ("wrong_type", 0)
