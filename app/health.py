@@ -13,7 +13,8 @@ from app.metrics import State
 from app.readiness import OPTIONAL
 from app.security import Principal, require
 
-PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+#: What is asked every few seconds, by whatever protocol.
+PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 
 router = APIRouter(tags=["operations"])
 

@@ -25,10 +25,13 @@ _PORT = re.compile(r"[0-9]{0,5}")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
-_CORS_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "Last-Event-ID", "X-Request-ID"]
+_CORS_HEADERS = [
+    "Authorization", "Content-Type", "Idempotency-Key", "If-Match", "Inference-Header-Content-Length", "Last-Event-ID",
+    "X-Request-ID",
+]  # fmt: skip
 _EXPOSED_HEADERS = [
-    "ETag", "Idempotency-Replayed", "Location", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset",
-    "Retry-After", "X-Request-ID",
+    "ETag", "Idempotency-Replayed", "Inference-Header-Content-Length", "Location", "RateLimit-Limit",
+    "RateLimit-Remaining", "RateLimit-Reset", "Retry-After", "X-Request-ID",
 ]  # fmt: skip
 
 

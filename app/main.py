@@ -18,6 +18,7 @@ from app.keys.router import router as keys_router
 from app.limits import BodyLimitMiddleware
 from app.meta_learners.router import router as meta_learners_router
 from app.models.router import router as models_router
+from app.open_inference.router import router as open_inference_router
 from app.projects.router import router as projects_router
 from app.queue import HintSender
 from app.rate_limit import RateLimiter, RateLimitHeaders
@@ -75,6 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         models_router,
         meta_learners_router,
         predict_router,
+        open_inference_router,
         keys_router,
         projects_router,
     ):

@@ -184,7 +184,7 @@ def _add_headers(headers: MutableHeaders, path: str, request_id: str) -> None:
     headers["X-Request-ID"] = request_id
     for name, value in SECURITY_HEADERS.items():
         headers.setdefault(name, value)
-    if path.startswith("/v1"):
+    if path.startswith(("/v1", "/v2")):
         headers.setdefault("Cache-Control", "no-store")
 
 

@@ -33,6 +33,8 @@ _TAGGED = frozenset({
 })  # fmt: skip
 #: Operations that wait for an encoder, with a deadline.
 _ANSWERED = ("/predict", "/infer")
+#: Where there is one of these, the route looks at the media type itself.
+_CHOSEN_MEDIA = ("multipart/form-data", "application/octet-stream")
 _UNUSED_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
@@ -47,7 +49,7 @@ def statuses(method: str, path: str, operation: dict[str, Any]) -> frozenset[int
         found.add(422)
     if content:
         found.add(413)
-    if "multipart/form-data" in content:
+    if not content.keys().isdisjoint(_CHOSEN_MEDIA):
         found.add(415)
     if "{" in path:
         found.add(404)

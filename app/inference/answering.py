@@ -2,47 +2,62 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from app.dependencies import Services
-from app.errors import ErrorItem, InvalidInput
 from app.inference.answers import Prediction
 from app.inference.serving import Question, is_immediate
 from app.models.served import Selector, ServedVersion, served_version
+from learning.base_learner import BaseLearner
 
 T = TypeVar("T")
 
 
+#: What is asked, once it is known which version answers. Raises what the client did wrong.
+Asker = Callable[[ServedVersion, BaseLearner], Question]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answered:
+    """`predictions`: one for each input, in order; a bad input has `error` in its place."""
+
+    version: ServedVersion
+    learner: BaseLearner
+    predictions: list[Prediction]
+
+
 async def answered(
-    services: Services, request: Request, project_id: str, name: str, selector: Selector, question: Question
-) -> tuple[ServedVersion, list[Prediction]]:
-    """The version that answered, and a prediction or `{"error": …}` for each input.
+    services: Services, request: Request, project_id: str, name: str, selector: Selector, ask: Asker
+) -> Answered:
+    """Finds the version, has it answer, and counts the answers.
 
     A version that is replaced meanwhile goes on answering what came before.
 
     Raises:
-        NotFound, InvalidInput, ArtifactCorrupted, Overloaded, DeadlineExceeded, Unavailable.
+        NotFound, InvalidInput, ArtifactCorrupted, IncompatibleDomain, Overloaded, DeadlineExceeded, Unavailable.
         ClientDisconnect: nobody waits for the answer any more.
     """
     version = await served_version(services, project_id, name, selector)
-    if version.modality != "image" and isinstance(question.inputs[0], bytes):
-        raise _wrong_modality(version)
     serving = services.inference.serving
     model = serving.models.peek(version.artifact)
-    if model is not None and is_immediate(model, question):
+    if model is None:
+        model = await unless_left(request, serving.loaded(version.artifact))
+    question = ask(version, model.learner)
+    if is_immediate(model, question):
         predictions = serving.answer_table(model, question)
     else:
-        predictions = await unless_left(request, serving.answer(model or version.artifact, question))
+        predictions = await unless_left(request, serving.answer(model, question))
     counter = request.app.state.metrics.predictions
     n_bad = sum("error" in prediction for prediction in predictions)
     counter.labels(version.modality, "answered").inc(len(predictions) - n_bad)
     if n_bad:
         counter.labels(version.modality, "refused").inc(n_bad)
-    return version, predictions
+    return Answered(version=version, learner=model.learner, predictions=predictions)
 
 
 async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -68,9 +83,3 @@ async def _left(request: Request) -> None:
     """Returns when the client closes its connection; the request has been read whole."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _wrong_modality(version: ServedVersion) -> InvalidInput:
-    message = f"Files are images, but the model '{version.model}' takes {version.modality}."
-    item = ErrorItem(pointer="/body/files", code="wrong_modality", message=message, hint="Send JSON.")
-    return InvalidInput(message, code="wrong_modality", errors=[item])

@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from app.dependencies import Services, ServicesDep
+from app.errors import ErrorItem, InvalidInput
 from app.inference.answering import answered
 from app.inference.requests import OPENAPI_BODY, PredictBody
 from app.inference.schemas import (
@@ -19,10 +20,11 @@ from app.inference.schemas import (
 )
 from app.inference.serving import Question
 from app.models.schemas import AliasName, PathVersion
-from app.models.served import Selector
+from app.models.served import Selector, ServedVersion
 from app.models.service import LATEST
 from app.schemas import PathName
 from app.security import Principal, require
+from learning.base_learner import BaseLearner
 from learning.config import STRATEGIES, MetaTrainOptions
 from learning.encoders.registry import list_encoders
 
@@ -65,11 +67,21 @@ async def predict_with_version(
 async def _answer(
     services: Services, request: Request, caller: Caller, name: str, body: PredictRequest, selector: Selector
 ) -> Response:
-    question = Question(inputs=body.inputs, top_k=body.top_k, explain=body.explain)
-    version, predictions = await answered(services, request, caller.project_id, name, selector, question)
-    answer = {"model": version.model, "version": version.number, "predictions": predictions}
+    def ask(version: ServedVersion, _learner: BaseLearner) -> Question:
+        if version.modality != "image" and isinstance(body.inputs[0], bytes):
+            raise _wrong_modality(version)
+        return Question(inputs=body.inputs, top_k=body.top_k, explain=body.explain)
+
+    found = await answered(services, request, caller.project_id, name, selector, ask)
+    answer = {"model": found.version.model, "version": found.version.number, "predictions": found.predictions}
     # Written straight: checking our own answer field by field would cost more than a tabular prediction.
     return Response(to_json(answer, inf_nan_mode="null"), media_type="application/json")
+
+
+def _wrong_modality(version: ServedVersion) -> InvalidInput:
+    message = f"Files are images, but the model '{version.model}' takes {version.modality}."
+    item = ErrorItem(pointer="/body/files", code="wrong_modality", message=message, hint="Send JSON.")
+    return InvalidInput(message, code="wrong_modality", errors=[item])
 
 
 def _described(name: str, options: type[Any]) -> StrategyRead:

@@ -114,7 +114,7 @@ class Serving:
             DeadlineExceeded: there was no answer in time.
         """
         if isinstance(model, str):
-            model = await self._loaded(model)
+            model = await self.loaded(model)
         work: Callable[..., Any] = self.answer_table if model.learner.modality == "tabular" else self._pending
         if _is_small(model, question.inputs):
             done = work(model, question)
@@ -122,7 +122,8 @@ class Serving:
             done = await asyncio.get_running_loop().run_in_executor(self._readers, work, model, question)
         return done if isinstance(done, list) else await self._awaited(done)
 
-    async def _loaded(self, artifact: str) -> ServedModel:
+    async def loaded(self, artifact: str) -> ServedModel:
+        """The model, once it is loaded. Raises what `answer` does of that."""
         # Shielded: a caller that leaves must not take the load away from others that wait for it.
         waiting: asyncio.Future[ServedModel] = asyncio.wrap_future(self.models.load(artifact))
         return await asyncio.shield(waiting)

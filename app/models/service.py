@@ -106,6 +106,19 @@ def _number_of(token: str) -> int:
     return number
 
 
+def numbers(session: Session, model: Model) -> list[int]:
+    """The numbers of all its versions, ascending."""
+    query = select(ModelVersion.number).where(ModelVersion.model_id == model.id)
+    return list(session.scalars(query.order_by(ModelVersion.number)))
+
+
+def newest_numbers(session: Session, project_id: str) -> list[tuple[str, int]]:
+    """Every model of the project that has a version, with the number of the newest; by name."""
+    query = select(Model.name, func.max(ModelVersion.number)).join(ModelVersion, ModelVersion.model_id == Model.id)
+    rows = session.execute(query.where(Model.project_id == project_id).group_by(Model.name).order_by(Model.name))
+    return [(row[0], row[1]) for row in rows]
+
+
 def active_jobs(session: Session, project_id: str, kinds: Iterable[str]) -> list[Job]:
     query = select(Job).where(Job.project_id == project_id, Job.state.in_(_ACTIVE), Job.kind.in_(list(kinds)))
     return list(session.scalars(query.order_by(Job.id)))

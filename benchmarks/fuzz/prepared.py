@@ -17,6 +17,11 @@ from worker.draining import Drain
 from worker.runner import Runner
 
 ROWS = b"x,y,label\n" + b"".join(b"%d.5,%d,%s\n" % (i, i % 5, (b"low", b"high")[i >= 12]) for i in range(24))
+TENSORS = {
+    "inputs": [{"name": "x", "datatype": "FP64", "shape": [2], "data": [1.0, None]}],
+    "outputs": [],
+    "parameters": {},
+}
 MODEL, GUARDED, FREE_ALIAS = "model", "champion", "challenger"
 QUICK = {"steps": 3, "evaluation_episodes": 4, "evaluation_shots": [1]}
 
@@ -71,6 +76,8 @@ class Prepared:
             "/v1/models/{name}/aliases/{alias}": {"version": 1},
             "/v1/models/{name}/predict": {"inputs": [{"x": 1.0}, {"y": "?"}]},
             "/v1/models/{name}/versions/{number}/predict": {"inputs": [{"x": 1.0}]},
+            "/v2/models/{name}/infer": TENSORS | {"model_name": MODEL, "model_version": "1"},
+            "/v2/models/{name}/versions/{number}/infer": TENSORS | {"model_name": MODEL, "model_version": "1"},
             "/v1/models/{name}/feedback": {"input": {"x": 1.0, "y": 2.0}, "label": "low"},
         }
         if path == "/v1/datasets":

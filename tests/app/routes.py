@@ -13,7 +13,10 @@ from starlette.routing import BaseRoute, Host, Mount
 from app.security import Requirement
 
 #: Everybody may read these; what is below /docs/ belongs to the page.
-PUBLIC = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
+PUBLIC = frozenset({
+    "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/openapi.json", "/docs", "/docs/oauth2-redirect",
+    "/redoc",
+})  # fmt: skip
 
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 

@@ -25,7 +25,13 @@ ODD = ("NaN", "1e400", "9223372036854775808", "-1", "%F0%9F%92%A3", "%2e%2e%2fx"
 
 #: Those that any operation may be sent are tried on a few.
 HEADERS = ("Authorization", "X-Request-ID", "Accept", "Content-Type", "Cookie")
-EXAMPLES = ("/v1/models", "/v1/jobs", "/v1/jobs/{job_id}/events", "/v1/models/{name}/predict")
+EXAMPLES = (
+    "/v1/models",
+    "/v1/jobs",
+    "/v1/jobs/{job_id}/events",
+    "/v1/models/{name}/predict",
+    "/v2/models/{name}/infer",
+)
 HEADER_VALUES = (b"", b"\x80\xff", b"x" * 5_000, b"9223372036854775808", b"1e400", b'"')
 
 VALID: dict[str, dict[str, Any]] = {
@@ -38,11 +44,19 @@ VALID: dict[str, dict[str, Any]] = {
     "/v1/keys": {"name": "n", "scopes": ["admin"], "expires_at": "2100-01-01T00:00:00Z"},
     "/v1/models/m/predict": {"inputs": [{"size": 1}], "top_k": 1, "explain": False},
     "/v1/models/m/feedback": {"input": {"size": 1, "colour": "red"}, "label": "big"},
+    "/v2/models/m/infer": {
+        "inputs": [{"name": "size", "datatype": "FP64", "shape": [1], "data": [1]}], "outputs": [{"name": "label"}],
+        "parameters": {"binary_data_output": False},
+    },
 }  # fmt: skip
 #: What a field may well be although it looks odd.
 LEGAL = {
     ("sources", "null"), ("sources", "[]"), ("meta_learner", "null"), ("options", "{}"), ("expires_at", "null"),
     ("explain", "true"), ("inputs", "[[[[]]]]"), ("label", "9223372036854775808"), ("label", "-9223372036854775809"),
+    ("outputs", "[]"), ("parameters", "{}"),
+}  # fmt: skip
+LEGAL_OF_A_TENSOR = {
+    ("data", "[NaN]"), ("data", "[null]"), ("data", "[-1]"), ("data", "[9223372036854775808]"), ("parameters", "{}"),
 }  # fmt: skip
 
 
@@ -112,6 +126,16 @@ def test_input_of_a_prediction_fails_alone_when_it_is_hostile(client: TestClient
             assert len(predictions) == 5
             assert all("label" in predictions[place] for place in (0, 4))
             assert "error" in predictions[1]
+
+
+def test_field_of_a_tensor_is_refused_when_its_value_is_hostile(client: TestClient, filled: dict[str, str]) -> None:
+    valid: dict[str, Any] = {"name": "size", "datatype": "FP64", "shape": [1], "data": [1], "parameters": {}}
+    for field in valid:
+        for value in (*NUMBERS, *TEXTS, *SHAPES, "[NaN]", "[null]", "[-1]", "[9223372036854775808]", "[1, 1, 1]"):
+            parts = [f"{json.dumps(key)}: {value if key == field else json.dumps(valid[key])}" for key in valid]
+            body = f'{{"inputs": [{{{", ".join(parts)}}}]}}'
+            answer = client.post("/v2/models/m/infer", content=body, headers={"Content-Type": "application/json"})
+            check(answer, (field, value[:40]), refused=(field, value) not in LEGAL_OF_A_TENSOR)
 
 
 def test_path_is_not_found_or_refused_when_it_is_hostile(client: TestClient, filled: dict[str, str]) -> None:

@@ -88,12 +88,6 @@ def test_cache_space_is_one_plain_folder_name():
     assert "/" not in FeatureCache.space("hf:../../etc", "r")
 
 
-def test_cache_keeps_nothing_when_told_so(root):
-    wanted = keys("a")
-    new(root).get_or_encode(SPACE, wanted, Encoder(wanted), lambda _done, _total: None, keep=False)
-    assert ask(new(root), wanted) == wanted
-
-
 def test_cache_reports_progress_over_all_that_is_missing(root):
     reports: list[tuple[int, int]] = []
     wanted = keys("a", "b", "c")

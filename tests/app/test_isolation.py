@@ -23,12 +23,15 @@ NOWHERE = {
     "key_id": "key_" + "0" * 32, "name": "nowhere", "alias": "nobody", "number": "1", "row": "1",
 }  # fmt: skip
 
+TENSORS = {"inputs": [{"name": "size", "datatype": "FP64", "shape": [1], "data": [1.0]}]}
 #: Good bodies, so that a request gets as far as looking for what its path names.
 BODIES: dict[str, dict[str, Any]] = {
     "PUT /v1/models/{name}/aliases/{alias}": {"version": 1},
     "POST /v1/models/{name}/feedback": {"input": {"size": 1.0}, "label": "small"},
     "POST /v1/models/{name}/predict": {"inputs": [{"size": 1.0}]},
     "POST /v1/models/{name}/versions/{number}/predict": {"inputs": [{"size": 1.0}]},
+    "POST /v2/models/{name}/infer": TENSORS,
+    "POST /v2/models/{name}/versions/{number}/infer": TENSORS,
 }
 
 

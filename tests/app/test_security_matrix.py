@@ -28,6 +28,7 @@ SCOPE_OF: dict[str, set[Scope]] = {
     "meta-learners": {"models"},
     "keys": {"admin"},
     "metrics": {"admin"},
+    "v2": {"predict"},
 }
 
 
@@ -120,7 +121,8 @@ def test_every_guarded_route_names_nothing_when_the_key_is_good_and_the_id_is_no
 
 def test_public_routes_answer_whatever_the_credential_is(client):
     public = [endpoint for endpoint in endpoints(client.app) if endpoint.is_public and not endpoint.parameters]
-    assert {"/healthz", "/readyz", "/docs", "/openapi.json"} <= {endpoint.path for endpoint in public}
+    health = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
+    assert health | {"/docs", "/openapi.json"} <= {endpoint.path for endpoint in public}
     for header in bad_credentials(client).values():
         for endpoint in public:
             assert send(client, endpoint, header).status_code == 200, str(endpoint)

@@ -114,7 +114,7 @@ def test_any_mix_of_calls_is_answered_as_each_alone(
 def test_bad_input_in_a_mix_has_an_error_in_its_place_and_disturbs_nobody(
     engine: InferenceEngine, models: list[str], alone: dict[tuple[int, str], dict[str, Any]]
 ) -> None:
-    async def ask() -> list[list[dict[str, Any]]]:
+    async def ask() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         serving = engine.serving
         bad = serving.answer(models[0], Question(inputs=[3, "dull", " "]))
         return await asyncio.gather(bad, serving.answer(models[1], Question(inputs=["dull"])))
@@ -171,7 +171,7 @@ def slow(engine: InferenceEngine, storage: Storage, tmp_path: Any) -> Iterator[t
     limits = Settings(data_dir=tmp_path, queue_limit=4, deadline_seconds=90, recent_features_bytes=0)
     own = InferenceEngine(limits, storage)
     held = Slow(engine.encoders.get("minilm-l6-v2"))
-    own.encoders._loaded["minilm-l6-v2"] = held  # type: ignore[assignment]
+    own.encoders._loaded["minilm-l6-v2"] = held
     yield own.serving, held
     held.passes.set()
     own.close()

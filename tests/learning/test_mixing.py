@@ -1,6 +1,7 @@
 """Rows of one batch under different grafts."""
 
 from dataclasses import replace
+from typing import Any, Protocol, cast
 
 import pytest
 import torch
@@ -11,17 +12,27 @@ from torch import nn
 from torch.func import functional_call
 
 from learning.encoders.frozen_linear import FrozenLinear, frozen_linear
-from learning.encoders.image import ImageEncoder
 from learning.encoders.packed_bert import PackedBert
 from learning.encoders.registry import load_encoder
 from learning.encoders.text import TextEncoder
 from learning.errors import IncompatibleDomain
-from learning.grafts import Graft
-from learning.mixing import FlatGraft, GraftLayout, flattened, grafted_rows, per_row, unflattened
+from learning.grafts import Graft, Graftable
+from learning.mixing import (
+    FlatGraft,
+    GraftLayout,
+    MixedEncoder,
+    flattened,
+    grafted_rows,
+    per_row,
+    unflattened,
+)
 
 TEXTS = ["x", "", "a short one", "another short one", "the same thing said at greater length, with many more words"]
 N_GRAFTS = 4
-Mixable = TextEncoder | ImageEncoder
+
+
+class Mixable(Graftable, MixedEncoder, Protocol):
+    """What both kinds of encoders are."""
 
 
 def graft_of(encoder: Mixable, seed: int) -> Graft:
@@ -35,7 +46,7 @@ def graft_of(encoder: Mixable, seed: int) -> Graft:
 class Bench:
     """An encoder, grafts of it, and what each of them alone makes of some inputs. The first graft is none."""
 
-    def __init__(self, encoder: Mixable, inputs: list[object]) -> None:
+    def __init__(self, encoder: Mixable, inputs: list[Any]) -> None:
         self.encoder, self.inputs = encoder, inputs
         grafts = [graft_of(encoder, seed) for seed in range(1, N_GRAFTS)]
         self.flat: list[FlatGraft | None] = [None]
@@ -62,9 +73,9 @@ def texts(minilm: TextEncoder) -> Bench:
 
 @pytest.fixture(scope="module")
 def images() -> Bench:
-    encoder = load_encoder("efficientnet-lite0-64")
+    encoder = cast("Mixable", load_encoder("efficientnet-lite0-64"))
     pictures = [Image.linear_gradient("L").rotate(30 * i).convert("RGB") for i in range(3)]
-    return Bench(encoder, list(pictures))  # type: ignore[arg-type]
+    return Bench(encoder, list(pictures))
 
 
 def pairs(n_inputs: int, most: int) -> st.SearchStrategy[list[tuple[int, int]]]:
@@ -86,8 +97,8 @@ def test_images_of_any_mix_are_encoded_as_each_alone(images: Bench, rows: list[t
     torch.testing.assert_close(mixed, alone, rtol=0, atol=1e-5)
 
 
-def test_encoder_without_a_packed_form_mixes_as_well(texts: Bench):
-    padded = replace(texts.encoder, packed=None)
+def test_encoder_without_a_packed_form_mixes_as_well(minilm: TextEncoder, texts: Bench):
+    padded = replace(minilm, packed=None)
     rows = [(i % N_GRAFTS, i % len(TEXTS)) for i in range(12)]
     ready = padded.ready([TEXTS[place] for _, place in rows])
     features = padded.encode_mixed(ready, [texts.flat[graft] for graft, _ in rows])
