@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # importing them loads torch
     from app.inference.features import FeatureCache
     from app.inference.model_cache import ModelCache
     from app.inference.recent import RecentFeatures
+    from app.inference.serving import Serving
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 
@@ -40,6 +41,7 @@ class State(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield from _connection_metrics(self._connections)
+        yield from _serving_metrics(self._services.inference.serving)
         counted: dict[tallies.Key, float] = _own(self._services)
         try:
             yield from _job_metrics(self._services)
@@ -59,6 +61,20 @@ def _connection_metrics(connections: Connections) -> Iterator[Metric]:
     for reason, count in connections.refused.copy().items():
         refused.add_metric([reason], count)
     yield refused
+
+
+def _serving_metrics(serving: "Serving") -> Iterator[Metric]:
+    models = serving.models
+    yield GaugeMetricFamily("metagraft_models_loaded", "Adapted models kept loaded", value=len(models))
+    yield GaugeMetricFamily("metagraft_models_loaded_bytes", "Memory that they take", value=models.bytes)
+    waiting = GaugeMetricFamily("metagraft_waiting_inputs", "Inputs that wait for an encoder", labels=["encoder"])
+    batches = CounterMetricFamily("metagraft_batches", "Batches encoded", labels=["encoder"])
+    inputs = CounterMetricFamily("metagraft_batch_inputs", "Inputs in them", labels=["encoder"])
+    for encoder, batcher in serving.batchers.copy().items():
+        waiting.add_metric([encoder], batcher.n_waiting)
+        batches.add_metric([encoder], batcher.batches)
+        inputs.add_metric([encoder], batcher.rows)
+    yield from (waiting, batches, inputs)
 
 
 def _own(services: Services) -> dict[tallies.Key, float]:
