@@ -15,7 +15,7 @@ from benchmarks.serving.peers.running import PEERS, Place
 from benchmarks.serving.systems import CannotStart, Input, System
 
 #: More than the fastest server of each modality answers in a second: a run must not end for want of inputs.
-PER_SECOND = {"tabular": 6000, "text": 1500, "image": 400}
+PER_SECOND = {"tabular": 4000, "text": 1200, "image": 200}
 VERIFY_CONCURRENCY = 4
 
 Samples = dict[str, list["Sample"]]

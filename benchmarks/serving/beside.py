@@ -35,16 +35,14 @@ def _section(bench: Bench, modality: str) -> Section:
     notes: list[str] = []
     models = bench.exported / modality
     with serving(bench.home, bench.folder / f"beside-{modality}") as own, peers(bench, models, notes) as others:
-        systems = [own, *others]
-        wrong = {system.name: verified(bench, system, modality) for system in systems}
+        systems, wrong = _that_answer(bench, [own, *others], modality, notes)
         found = {
             concurrency: interleaved(systems, bench.repeats, under_load(bench, modality, concurrency))
             for concurrency in CONCURRENCY[modality][: 2 if bench.quick else None]
         }
         tables = [*(_table(samples, concurrency) for concurrency, samples in found.items()), _memory(systems)]
-    notes += [f"{name}: {load.complaint}" for name, load in wrong.items() if load.wrong]
     notes += [complaint for samples in found.values() for complaint in complaints_in(samples)]
-    n_wrong = sum(load.wrong for load in wrong.values()) + sum(map(wrong_in, found.values()))
+    n_wrong = wrong + sum(map(wrong_in, found.values()))
     goals = [goal(f"{modality}: wrong answers of all systems", [float(n_wrong)], 0, "", at_most=True)]
     if modality == "tabular":
         goals += [_cpu_goal(samples, concurrency) for concurrency, samples in found.items()]
@@ -57,6 +55,22 @@ def _section(bench: Bench, modality: str) -> Section:
         protocol=f"{_WORK[modality]}. No two requests carry the same input.",
         tables=tables, goals=goals, notes=notes,
     )  # fmt: skip
+
+
+def _that_answer(bench: Bench, systems: Sequence[System], modality: str, notes: list[str]) -> tuple[list[System], int]:
+    """Those that can be asked at all, and how many of their answers to inputs with a known label are wrong."""
+    found, wrong = [], 0
+    for system in systems:
+        try:
+            load = verified(bench, system, modality)
+        except RuntimeError as error:
+            notes.append(f"{system.name} is missing: {error}")
+            continue
+        found.append(system)
+        wrong += load.wrong
+        if load.wrong:
+            notes.append(f"{system.name}: {load.complaint}")
+    return found, wrong
 
 
 def _table(samples: Samples, concurrency: int) -> Table:

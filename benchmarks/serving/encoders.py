@@ -71,7 +71,7 @@ def _mixed(bench: Bench, rows: int) -> list[str]:
 def _measured(sides: dict[str, Child], inputs: Sequence[str], repeats: int) -> tuple[Rates, float]:
     """Inputs a second by side, and how far their features are apart at most."""
     rates: Rates = {name: [] for name in sides}
-    question = {"inputs": list(inputs), "batch_size": BATCH}
+    question = {"inputs": list(inputs), "batch_size": BATCH, "decoded": True}
     features: dict[str, list[float]] = {}
     for repeat in range(-1, repeats):
         for name in sorted(sides, reverse=bool(repeat % 2)):

@@ -33,7 +33,7 @@ def run(bench: Bench) -> Section:
         name="idle",
         protocol=(
             f"One request at a time, {REQUESTS} a repeat, beside the same inputs one by one through `Encoder.encode` "
-            "in a process of its own (images decoded beforehand). p50 of each."
+            "in a process of its own. p50 of each."
         ),
         tables=[Table(title="Latency:", head=("input", "bare ms", "over HTTP ms", "added ms"), lines=lines)],
         goals=goals,
@@ -41,4 +41,5 @@ def run(bench: Bench) -> Section:
 
 
 def _bare_ms(encoder: Child, values: list[Input]) -> float:
-    return percentile([1000 * encoder.ask({"inputs": [value], "batch_size": 1})["seconds"] for value in values], 50)
+    questions = [{"inputs": [value], "batch_size": 1, "decoded": False} for value in values]
+    return percentile([1000 * encoder.ask(question)["seconds"] for question in questions], 50)

@@ -100,7 +100,7 @@ def multiply(home: Home, name: str, count: int, *, grafted: bool) -> list[str]:
 
 def _rows(originals: Sequence[Any], name: str, artifact: str, size: int) -> list[Any]:
     """Rows of a model, its version, its job and its alias like the original ones."""
-    ids = {Model: new_id("ml"), ModelVersion: new_id("mv"), Job: new_id("job")}
+    ids = {Model: new_id("mdl"), ModelVersion: new_id("mv"), Job: new_id("job")}
     changes: dict[type[Any], dict[str, Any]] = {
         Model: {"name": name},
         ModelVersion: {"model_id": ids[Model], "job_id": ids[Job], "artifact": artifact, "size_bytes": size},

@@ -46,7 +46,8 @@ def server(
             stderr=output, start_new_session=True,
         )  # fmt: skip
     try:
-        if not until(lambda: process.poll() is not None or _answers(ready_url), START_SECONDS) or process.poll():
+        began = until(lambda: process.poll() is not None or _answers(ready_url), START_SECONDS)
+        if not began or process.poll() is not None:
             raise CannotStart(log.read_text(errors="replace").strip()[-500:] or "it ended without a word")
         yield process
     finally:
