@@ -119,15 +119,17 @@ def complaints_in(samples: Samples) -> list[str]:
 
 
 @contextmanager
-def peers(bench: Bench, models: Path, notes: list[str], *, many: bool = False) -> Iterator[list[System]]:
+def peers(
+    bench: Bench, models: Path, notes: list[str], *, many: bool = False, tables: bool = False
+) -> Iterator[list[System]]:
     """Every peer that can be installed and started, at once; `notes` gets the reason of each that cannot.
 
-    `many`: only those that take several models in one server.
+    `many`: only those that take several models in one server. `tables`: those too that take tables alone.
     """
     with ExitStack() as stack:
         systems = []
         for peer in PEERS:
-            if many and not peer.many:
+            if (many and not peer.many) or (peer.tables_only and not tables):
                 continue
             try:
                 systems.append(stack.enter_context(peer.running(bench.place(peer.name.partition(",")[0], models))))

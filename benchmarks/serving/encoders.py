@@ -31,8 +31,8 @@ def run(bench: Bench) -> Section:
     lines, goals, far = [], [], 0.0
     for modality in ("text", "image"):
         with (
-            child([sys.executable, "-m", _MODULE, "metagraft", modality]) as own,
-            child([python, "-m", _MODULE, "onnxruntime", modality]) as other,
+            child([sys.executable, "-W", "ignore", "-m", _MODULE, "metagraft", modality]) as own,
+            child([python, "-W", "ignore", "-m", _MODULE, "onnxruntime", modality]) as other,
         ):
             for _, text, inputs in [work for work in works if work[0] == modality]:
                 rates, distance = _measured({OWN: own, OTHER: other}, inputs, bench.repeats)

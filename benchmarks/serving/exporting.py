@@ -1,12 +1,19 @@
 """An adapted model as the folder that peers load: its very weights, with what stands before the head folded in."""
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
+from benchmarks.serving.peers.running import PIPELINE
 from learning.base_learner import BaseLearner
 from learning.encoders.fitted_columns import NumericColumn
 from learning.encoders.tabular import FittedQuantileFeaturiser
@@ -26,6 +33,20 @@ def export(learner: BaseLearner, folder: Path) -> Path:
     arrays: dict[str, Any] = {name: tensor.float().numpy() for name, tensor in weights.items()}
     np.savez(folder / "weights.npz", **arrays)
     return folder
+
+
+def export_pipeline(table: bytes, folder: Path) -> Path:
+    """`model.joblib`: what scikit-learn makes of a CSV of numbers and a label, in the form closest to ours.
+
+    Quantile scores and a logistic regression, fitted on the same rows; its own weights, therefore.
+    """
+    rows = list(csv.DictReader(io.StringIO(table.decode())))
+    labels = [row.pop("label") for row in rows]
+    scores = QuantileTransformer(n_quantiles=min(64, len(rows)), output_distribution="normal")
+    pipeline = make_pipeline(scores, StandardScaler(), LogisticRegression())
+    pipeline.fit(np.array([[float(value) for value in row.values()] for row in rows]), labels)
+    joblib.dump(pipeline, folder / PIPELINE)
+    return folder / PIPELINE
 
 
 def _parts(learner: BaseLearner) -> tuple[dict[str, torch.Tensor], dict[str, object]]:

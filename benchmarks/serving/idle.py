@@ -18,7 +18,9 @@ def run(bench: Bench) -> Section:
     with serving(bench.home, bench.folder / "idle") as system:
         for modality in ("text", "image"):
             bare, over_http = [], []
-            with child([sys.executable, "-m", "benchmarks.serving.encoder_child", "metagraft", modality]) as encoder:
+            with child(
+                [sys.executable, "-W", "ignore", "-m", "benchmarks.serving.encoder_child", "metagraft", modality]
+            ) as encoder:
                 for repeat in range(-1, bench.repeats):
                     values = fresh(bench, modality, 90_000 + repeat, REQUESTS)
                     requests = [system.ask(modality, value, bench.labels[modality]) for value in values]

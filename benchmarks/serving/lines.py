@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
-import psutil
-
 from benchmarks.processes import ROOT
 
 STOP_SECONDS = 10.0
@@ -53,5 +51,7 @@ def child(command: Sequence[str], environment: Mapping[str, str] | None = None) 
             yield made
         finally:
             process.terminate()
-            psutil.wait_procs([psutil.Process(process.pid)] if process.poll() is None else [], timeout=STOP_SECONDS)
-            process.kill()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()

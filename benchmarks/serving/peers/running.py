@@ -19,6 +19,8 @@ _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }  # fmt: skip
 _PACKAGE = "benchmarks.serving.peers"
+#: What scikit-learn fitted, beside the exported weights of a table.
+PIPELINE = "model.joblib"
 #: Where an answer of Metagraft's form has its label.
 PREDICTED = ("predictions", 0, "label")
 
@@ -41,11 +43,12 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """`many`: whether one server takes several models."""
+    """`many`: whether one server takes several models; `tables_only`: whether it takes no others."""
 
     name: str
     start: Callable[[Place, str], Iterator[System]]
     many: bool = True
+    tables_only: bool = False
 
     @contextmanager
     def running(self, place: Place) -> Iterator[System]:
@@ -85,7 +88,7 @@ def _bentoml(place: Place, name: str) -> Iterator[System]:
         yield System(name=name, port=port, pid=process.pid, ask=ask)
 
 
-def _mlserver(place: Place, name: str, workers: int) -> Iterator[System]:
+def _mlserver(place: Place, name: str, workers: int, *, pipeline: bool = False) -> Iterator[System]:
     home, folder = environment("mlserver", place.environments), place.work / "served"
     port, grpc = free_port(), free_port()
     settings = {
@@ -94,8 +97,8 @@ def _mlserver(place: Place, name: str, workers: int) -> Iterator[System]:
     }  # fmt: skip
     _write(folder / "settings.json", settings)
     for model in place.names:
-        parameters = {"uri": str(place.models / model)}
-        runtime = f"{_PACKAGE}.mlserver_runtime.Runtime"
+        parameters = {"uri": str(place.models / model / (PIPELINE if pipeline else ""))}
+        runtime = "mlserver_sklearn.SKLearnModel" if pipeline else f"{_PACKAGE}.mlserver_runtime.Runtime"
         described = {"name": model, "implementation": runtime, "parameters": parameters}
         _write(folder / model / "model-settings.json", described)
     command = [str(home / "bin" / "mlserver"), "start", str(folder)]
@@ -143,9 +146,12 @@ def _ask_mlflow(_model: str, value: Input, labels: Sequence[str]) -> Request:
 
 MLSERVER = "MLServer, parallel_workers 0"
 MLSERVER_WORKER = "MLServer, parallel_workers 1"
+#: Its own runtime around a pipeline of scikit-learn, as its documentation serves a table.
+MLSERVER_PIPELINE = "MLServer, scikit-learn runtime"
 PEERS = (
     Peer(name=MLSERVER, start=lambda place, name: _mlserver(place, name, 0)),
     Peer(name=MLSERVER_WORKER, start=lambda place, name: _mlserver(place, name, 1)),
+    Peer(name=MLSERVER_PIPELINE, start=lambda place, name: _mlserver(place, name, 0, pipeline=True), tables_only=True),
     Peer(name="MLflow", start=_mlflow, many=False),
     Peer(name="BentoML", start=_bentoml),
     Peer(name="FastAPI", start=_fastapi),
