@@ -6,7 +6,7 @@ from functools import partial
 
 from benchmarks.serving import trees
 from benchmarks.serving.bench import Bench, Sample, fresh, measure
-from benchmarks.serving.inputs import square, table, words
+from benchmarks.serving.inputs import Material, square, table, words
 from benchmarks.serving.intervals import Median, median
 from benchmarks.serving.metagraft import copied, multiply, serving
 from benchmarks.serving.results import Section, Table, figure, shown
@@ -97,12 +97,12 @@ def _sizes(bench: Bench) -> dict[str, list[Point]]:
         for size in SIDES:
             found["image side, pixels"].append((size, _rate(bench, system, "image", partial(square, size))))
         for name, columns in column_models().items():
-            found["columns"].append((columns, _rate(bench, system, name, partial(_row, table(columns).pool))))
+            found["columns"].append((columns, _rate(bench, system, name, partial(_row, table(columns)))))
     return found
 
 
-def _row(rows: Sequence[Input], seed: int) -> Input:
-    return rows[seed % len(rows)]
+def _row(material: Material, seed: int) -> Input:
+    return next(material.distinct(seed))
 
 
 def _rate(bench: Bench, system: System, model: str, make: Make) -> Median:
