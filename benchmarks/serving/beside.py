@@ -88,7 +88,11 @@ def _table(samples: Samples, concurrency: int) -> Table:
 def _memory(systems: Sequence[System]) -> Table:
     held = {system.name: trees.memory(system.pid) for system in systems}
     lines = [[name, figure(memory.rss), figure(memory.pss)] for name, memory in held.items()]
-    return Table(title="Memory after that, one model loaded:", head=("system", "RSS MiB", "PSS MiB"), lines=lines)
+    return Table(
+        title="Memory after that, one model loaded (Metagraft has its text and its image encoder loaded too):",
+        head=("system", "RSS MiB", "PSS MiB"),
+        lines=lines,
+    )
 
 
 def _cpu_goal(samples: Samples, concurrency: int, peer: str) -> Goal:

@@ -26,6 +26,7 @@ class Counting:
 
 class Echo(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     seen: Counting
     lock = threading.Lock()
     now = 0

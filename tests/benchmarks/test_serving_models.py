@@ -11,6 +11,7 @@ from PIL import Image
 
 from app.datasets.examples import Examples
 from app.inference.engine import InferenceEngine
+from app.inference.training import AdaptOutcome
 from app.settings import Settings
 from app.storage import make_storage
 from benchmarks.serving import inputs, metagraft
@@ -19,7 +20,7 @@ from benchmarks.serving.metagraft import Home, varied
 from benchmarks.serving.peers.served import TabularModel, load, load_all
 from learning.artifact import dump_learner, load_learner
 from learning.encoders.columns import table_from_columns
-from tests.app.adapted import AdaptOutcome, adapted, key_of, publish, services_of, table_outcome
+from tests.app.adapted import adapted, key_of, publish, services_of, table_outcome
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def database_url(tmp_path: Path, sqlite_template: Path) -> str:
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> AdaptOutcome:
     """A linear head on the benchmark's table."""
-    rows = list(csv.DictReader(io.StringIO(inputs.table(4).content.decode())))
+    rows = list(csv.DictReader(io.StringIO(inputs.table(4, rows=24).content.decode())))
     names = [name for name in rows[0] if name != "label"]
     examples = Examples(
         modality="tabular",
