@@ -70,7 +70,7 @@ def main() -> int:
     with generator() as load:
         bench = prepare(work, data=arguments.data, environments=cache / "peers", quick=arguments.quick, generator=load)
         for name in wanted:
-            section = _carried_out(name, bench)
+            section = carried_out(name, bench)
             write(section, cache / ("quick" if arguments.quick else "results"))
             sections.append(section)
             print(f"[{len(sections)}/{len(wanted)}] {name}: {section.seconds:.0f} s", flush=True)
@@ -81,7 +81,8 @@ def main() -> int:
     return int(not all_reached(sections))
 
 
-def _carried_out(name: str, bench: Bench) -> Section:
+def carried_out(name: str, bench: Bench) -> Section:
+    """The section of a part, with the traceback in it where it failed."""
     began = time.monotonic()
     try:
         section = PARTS[name](bench)

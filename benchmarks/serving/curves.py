@@ -15,8 +15,8 @@ from benchmarks.serving.systems import Input, System
 CONCURRENCY = 16
 COUNTS, QUICK_COUNTS = (1, 10, 100, 1_000, 10_000), (1, 10, 100)
 TOKENS, SIDES, COLUMNS = (8, 16, 32, 64, 128, 256), (32, 64, 128, 224, 512, 1024), (5, 10, 50, 200)
-#: Requests of one load on large inputs; each is a text or an image of its own.
-LARGE = 200
+#: Requests of one load: texts and images take long.
+LARGE, ROWS = 200, 1000
 
 #: Of a plot: a title, and for each line its points x, value, low, high.
 Plot = dict[str, object]
@@ -97,7 +97,7 @@ def _sizes(bench: Bench) -> dict[str, list[Point]]:
         for size in SIDES:
             found["image side, pixels"].append((size, _rate(bench, system, "image", partial(square, size))))
         for name, columns in column_models().items():
-            found["columns"].append((columns, _rate(bench, system, name, partial(_row, table(columns)))))
+            found["columns"].append((columns, _rate(bench, system, name, partial(_row, table(columns)), ROWS)))
     return found
 
 
@@ -105,11 +105,11 @@ def _row(material: Material, seed: int) -> Input:
     return next(material.distinct(seed))
 
 
-def _rate(bench: Bench, system: System, model: str, make: Make) -> Median:
+def _rate(bench: Bench, system: System, model: str, make: Make, count: int = LARGE) -> Median:
     rates = []
     for repeat in range(-1, _repeats(bench)):
-        values = [make(1000 * (repeat + 1) + number) for number in range(LARGE)]
-        sample = _asked(bench, system, [model] * LARGE, values, bench.seconds)
+        values = [make(1000 * (repeat + 1) + number) for number in range(count)]
+        sample = _asked(bench, system, [model] * count, values, bench.seconds)
         if repeat >= 0:
             rates.append(sample.load.per_second)
     return median(rates)

@@ -1,8 +1,10 @@
 import math
+import sys
 
 import pytest
 
 from benchmarks.learning.results import Goal
+from benchmarks.serving import __main__ as command
 from benchmarks.serving import results
 from benchmarks.serving.bench import Sample
 from benchmarks.serving.intervals import median, percentile, ratios
@@ -97,3 +99,20 @@ def test_cells_of_a_load_are_medians_over_repeats() -> None:
     cells = results.load_cells([Sample(load=load, cpu_ms=3.0) for load in loads])
     assert cells[0] == "20.0 [10.0, 30.0]"
     assert len(cells) == len(results.LOAD_HEAD)
+
+
+def test_part_that_crashes_is_reported_with_its_traceback(monkeypatch) -> None:
+    def crash(_bench: object) -> Section:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setitem(command.PARTS, "crash", crash)
+    found = command.carried_out("crash", None)  # type: ignore[arg-type]
+    assert "RuntimeError: no such luck" in found.error
+    assert found.seconds >= 0
+
+
+def test_unknown_part_is_refused(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "nothing"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "unknown part nothing" in capsys.readouterr().err

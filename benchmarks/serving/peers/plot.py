@@ -34,8 +34,11 @@ def _draw(place: Any, panel: str, curves: list[dict[str, Any]]) -> None:
         x, value, low, high = zip(*curve["points"], strict=True)
         place.plot(x, value, marker="o", markersize=3, label=curve["line"])
         place.fill_between(x, low, high, alpha=0.2)
+    sizes = sorted({point[0] for curve in curves for point in curve["points"]})
     place.set_xscale("log")
-    place.set_ylim(bottom=0)
+    place.set_xticks(sizes, [f"{size:,g}" for size in sizes])
+    place.minorticks_off()
+    place.set_ylim(0, 1.1 * max(point[3] for curve in curves for point in curve["points"]))
     place.set_title(panel, fontsize=10)
     place.grid(alpha=0.3)
     if len(curves) > 1:
