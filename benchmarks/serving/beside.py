@@ -1,15 +1,17 @@
 """One request at a time, one model: Metagraft, with its key check and metrics, beside peers without either."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmarks.learning.results import Goal
 from benchmarks.serving import trees
 from benchmarks.serving.bench import Bench, Samples, complaints_in, interleaved, peers, under_load, verified, wrong_in
 from benchmarks.serving.intervals import ratios
-from benchmarks.serving.metagraft import NAME, serving
+from benchmarks.serving.load import Request
+from benchmarks.serving.metagraft import DEFAULT_TABLE, NAME, serving
 from benchmarks.serving.peers.running import MLSERVER, MLSERVER_PIPELINE
 from benchmarks.serving.results import LOAD_HEAD, Section, Table, figure, goal, load_cells
-from benchmarks.serving.systems import System
+from benchmarks.serving.systems import Input, System
 
 CONCURRENCY = {"tabular": (1, 8, 32), "text": (1, 8, 16, 32), "image": (1, 8, 32)}
 QUICK_CONCURRENCY = (8,)
@@ -42,7 +44,7 @@ def _section(bench: Bench, modality: str) -> Section:
     models = bench.exported / modality
     others = peers(bench, models, notes, tables=modality == "tabular")
     with serving(bench.home, bench.folder / f"beside-{modality}") as own, others as running:
-        systems, wrong = _that_answer(bench, [own, *running], modality, notes)
+        systems, wrong = _that_answer(bench, [own, *_by_default(bench, own, modality), *running], modality, notes)
         found = {
             concurrency: interleaved(systems, bench.repeats, under_load(bench, modality, concurrency))
             for concurrency in (QUICK_CONCURRENCY if bench.quick else CONCURRENCY[modality])
@@ -62,6 +64,15 @@ def _section(bench: Bench, modality: str) -> Section:
         protocol=f"{_WORK[modality]}. No two requests carry the same input.",
         tables=tables, goals=goals, notes=notes,
     )  # fmt: skip
+
+
+def _by_default(bench: Bench, own: System, modality: str) -> list[System]:
+    """Of tables: the same server asked for the model that a table gets by default, which has more to compute."""
+
+    def ask(_model: str, value: Input, _labels: Sequence[str]) -> Request:
+        return own.ask(DEFAULT_TABLE, value, bench.labels["tabular"])
+
+    return [replace(own, name="Metagraft, default model", ask=ask)] if modality == "tabular" else []
 
 
 def _that_answer(bench: Bench, systems: Sequence[System], modality: str, notes: list[str]) -> tuple[list[System], int]:
@@ -86,7 +97,8 @@ def _table(samples: Samples, concurrency: int) -> Table:
 
 
 def _memory(systems: Sequence[System]) -> Table:
-    held = {system.name: trees.memory(system.pid) for system in systems}
+    servers = {system.pid: system.name for system in reversed(systems)}
+    held = {name: trees.memory(pid) for pid, name in reversed(servers.items())}
     lines = [[name, figure(memory.rss), figure(memory.pss)] for name, memory in held.items()]
     return Table(
         title="Memory after that, one model loaded (Metagraft has its text and its image encoder loaded too):",

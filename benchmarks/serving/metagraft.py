@@ -32,8 +32,10 @@ NAME = "Metagraft"
 JOB_SECONDS = 600.0
 #: How far a copy's numbers are from the model's own, in parts of their mean size: others, with the same clear answers.
 HEAD_NOISE, GRAFT_NOISE = 0.01, 0.002
-#: A linear head, as peers serve it; what tables get by default is more.
+#: A linear head, as peers serve it.
 OPTIONS: dict[str, dict[str, Any]] = {"tabular": {"regularisation": 0.1}}
+#: The model that a table gets by default: a linear head, a kernel and a forest.
+DEFAULT_TABLE = "default-table"
 
 
 @dataclass(frozen=True, kw_only=True)

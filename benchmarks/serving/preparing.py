@@ -9,7 +9,7 @@ from benchmarks.serving.bench import Bench
 from benchmarks.serving.exporting import export, export_pipeline
 from benchmarks.serving.inputs import MODALITIES, Material, material, table
 from benchmarks.serving.load import Generator
-from benchmarks.serving.metagraft import adapted, learner_of
+from benchmarks.serving.metagraft import DEFAULT_TABLE, adapted, learner_of
 from benchmarks.serving.peers.served import TabularModel, load
 from benchmarks.serving.systems import Input
 
@@ -24,7 +24,7 @@ def prepare(folder: Path, *, data: Path, environments: Path, quick: bool, genera
     """Adapts the models and exports them. Takes about a minute."""
     materials = {modality: material(modality, data) for modality in MODALITIES}
     columns = {name: table(count) for name, count in curves.column_models().items()}
-    home = adapted(folder / "home", materials | columns)
+    home = adapted(folder / "home", materials | columns | {DEFAULT_TABLE: materials["tabular"]})
     known: dict[str, Sequence[tuple[Input, str]]] = {}
     labels: dict[str, Sequence[str]] = dict.fromkeys(columns, ("low", "high"))
     for modality, found in materials.items():
