@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo serve test bench-learning chaos fuzz check lint clean
+.PHONY: install demo serve test bench-learning bench-serving chaos fuzz check lint clean
 
 install: $(STAMP)
 
@@ -30,6 +30,10 @@ test: install
 # Needs the development data beside the checkout, or DATA=folder. QUICK=1: the short form; SUITES="pacs heart": only these.
 bench-learning: install
 	$(BIN)/python -m benchmarks.learning $(SUITES) $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA))
+
+# Serving beside peers, which it installs into environments of their own. QUICK=1: the short form; PARTS="text many": only these.
+bench-serving: install
+	$(BIN)/python -m benchmarks.serving $(PARTS) $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA))
 
 # Kills, frozen processes and failing disks while jobs run. QUICK=1: the short form; SCENARIOS="kills cancel": only these.
 chaos: install

@@ -38,8 +38,8 @@ def make_record(
         suite=suite,
         quick=quick,
         date=datetime.now(UTC).date().isoformat(),
-        commit=f"{version('metagraft')} ({_commit()})",
-        machine=_machine(),
+        commit=f"{version('metagraft')} ({commit()})",
+        machine=machine(),
         command=f"python -m benchmarks.learning {suite}{' --quick' if quick else ''}",
         seconds=seconds,
         result=result,
@@ -78,12 +78,13 @@ def _pair(ends: list[float] | None) -> tuple[float, float] | None:
     return None if ends is None else (ends[0], ends[1])
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Cores, memory and GPU of this one."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, GPU: {gpu}"
 
 
-def _commit() -> str:
+def commit() -> str:
     """The checkout's commit, marked where tracked files differ from it; "unknown" outside a checkout."""
     root = Path(__file__).parent
     try:

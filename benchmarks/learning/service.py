@@ -29,7 +29,11 @@ class Service:
         writer = csv.writer(text)
         writer.writerow(("text", "label"))
         writer.writerows(zip(examples.inputs, examples.labels, strict=True))
-        files = {"file": (f"{name}.csv", text.getvalue().encode())}
+        return self.upload_file(name, f"{name}.csv", text.getvalue().encode())
+
+    def upload_file(self, name: str, file: str, data: bytes) -> str:
+        """The id of the data set that a file called `file` becomes."""
+        files = {"file": (file, data)}
         return str(self._send("POST", "/v1/datasets", files=files, data={"name": name})["id"])
 
     def run(self, *, seconds: float, **job: Any) -> dict[str, Any]:
