@@ -66,9 +66,15 @@ class TextEncoder:
         """(B, width) mean of the states of the unmasked tokens, not yet of unit length; differentiable."""
         return self._pool(tokens_BL, mask_BL, {})
 
+    def features(self, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """(B, width) unit rows of padded tokens."""
+        return nn.functional.normalize(self.pool(tokens_BL, mask_BL).float(), dim=1)
+
     def _pool(self, tokens_BL: Tensor, mask_BL: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         inputs = {"input_ids": tokens_BL, "attention_mask": mask_BL}
-        states_BLF: Tensor = functional_call(self.module, dict(values), (), inputs).last_hidden_state
+        # Called with other values a module cannot be traced.
+        output = functional_call(self.module, dict(values), (), inputs) if values else self.module(**inputs)
+        states_BLF: Tensor = output.last_hidden_state
         weight_BL1 = mask_BL.unsqueeze(-1).to(states_BLF.dtype)
         return (states_BLF * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1).clamp(min=1.0)
 
@@ -117,8 +123,7 @@ class TextEncoder:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             with torch.inference_mode():
-                pooled_BF = self.pool(*self.pad([tokens[row] for row in rows]))
-                features_NF[rows] = nn.functional.normalize(pooled_BF.float(), dim=1).cpu()
+                features_NF[rows] = self.features(*self.pad([tokens[row] for row in rows])).cpu()
             if progress is not None:
                 progress(start + len(rows))
         return features_NF
