@@ -88,8 +88,8 @@ def set_threshold(probs_NC: Tensor, labels_N: Tensor, coverage: float) -> float:
 
 def prediction_sets(probs_QC: Tensor, threshold: float) -> Tensor:
     """(Q, C) bool. The most probable class is always in: an empty set tells a user nothing."""
-    sets_QC = probs_QC >= threshold
-    return sets_QC.scatter(1, probs_QC.argmax(1, keepdim=True), value=True)
+    likeliest_QC = torch.arange(probs_QC.shape[1], device=probs_QC.device) == probs_QC.argmax(1, keepdim=True)
+    return (probs_QC >= threshold) | likeliest_QC
 
 
 #: Share of rows of the known kind that score below this very number.

@@ -48,6 +48,10 @@ class FittedCentring:
     def transform(self, inputs: Inputs) -> Tensor:
         return self.completed(self.read(inputs))
 
+    @property
+    def read_width(self) -> int:
+        return self.mean_F.shape[0]
+
     def read(self, inputs: Inputs) -> Tensor:
         return _matrix(inputs, self.graft)
 

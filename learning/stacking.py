@@ -60,6 +60,10 @@ class FittedStack:
         """(N, width) float32. Raises `InvalidData` as the table's own featuriser does."""
         return self.completed(self.read(inputs))
 
+    @property
+    def read_width(self) -> int:
+        return self.table.read_width
+
     def read(self, inputs: Inputs) -> Tensor:
         return self.table.read(inputs)
 

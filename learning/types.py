@@ -172,6 +172,11 @@ class FittedFeaturiser(Protocol):
         """(N, F) float32: what `completed` makes of what was `read`."""
         ...
 
+    @property
+    def read_width(self) -> int:
+        """R: how wide the rows are that it reads."""
+        ...
+
     def read(self, inputs: Inputs) -> Tensor:
         """(N, R) float32: the rows as the encoder left them, or the features of a table's columns."""
         ...

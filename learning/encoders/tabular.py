@@ -73,7 +73,11 @@ class FittedQuantileFeaturiser:
 
     @property
     def width(self) -> int:
-        return sum(column.width for column in self.columns) + self.fourier_phase_R.shape[0]
+        return self.read_width + self.fourier_phase_R.shape[0]
+
+    @property
+    def read_width(self) -> int:
+        return sum(column.width for column in self.columns)
 
     def transform(self, inputs: Inputs) -> Tensor:
         """(N, width) float32. Columns the table lacks count as missing, columns unknown at fit time are ignored.
