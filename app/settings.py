@@ -60,7 +60,9 @@ class Settings(BaseSettings):
     max_predict_inputs: int = Field(1_000, gt=0, description="Most inputs of one predict call")
     image_seconds: int = Field(20, gt=0, description="Most computing that decoding one uploaded image may take")
     upload_processes: int = Field(4, ge=1, description="Child processes of one API that read uploads at once")
-    upload_wait_seconds: float = Field(30.0, ge=0, description="Wait of an upload for such a process before 503")
+    upload_wait_seconds: float = Field(
+        30.0, ge=0, description="Wait of an upload, or an export, for its turn before 503"
+    )
 
     feature_cache_bytes: int = Field(4 * 2**30, ge=0, description="Most disk the cache of encoded features takes")
     learner_cache_bytes: int = Field(512 * 2**20, ge=0, description="Most bytes of adapted models kept loaded")

@@ -13,6 +13,7 @@ import torch
 from app.datasets.examples import Examples
 from app.inference.answers import Prediction, predictions
 from app.inference.encoders import Encoders
+from app.inference.exporting import Exporter
 from app.inference.features import FeatureCache, Matrix
 from app.inference.items import BadItem, Row, parser_for
 from app.inference.learners import LearnerCache
@@ -48,6 +49,7 @@ class InferenceEngine:
         self.features = FeatureCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes)
         self.learners = LearnerCache(storage, max_bytes=settings.learner_cache_bytes)
         self.encoders = Encoders(settings)
+        self.exporter = Exporter(self.encoders, self.learners, patience=settings.upload_wait_seconds)
         self.meter = Meter()
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
@@ -148,7 +150,7 @@ class InferenceEngine:
                 hint="choose a dataset of the model's modality",
             )
         if examples.modality != "tabular":
-            self._check_revision(learner)
+            self.encoders.check_revision(learner.encoder, learner.encoder_revision)
 
             def encoding(done: int, total: int) -> None:
                 progress(round(ENCODING_SHARE * len(examples) * done / total), len(examples))
@@ -164,7 +166,7 @@ class InferenceEngine:
     def _to_inputs_of(self, learner: BaseLearner, values: list[Any]) -> Inputs:
         if learner.modality == "tabular":
             return _table(values, learner)
-        self._check_revision(learner)
+        self.encoders.check_revision(learner.encoder, learner.encoder_revision)
         encoder = self.encoders.grafted(learner.encoder, learner.graft)
         keys = [content_key(value) for value in values]
         matrix_NF = self._features(encoder, values, keys, _ignore, keep=False)
@@ -193,15 +195,6 @@ class InferenceEngine:
         space = self.features.space(encoder.name, encoder.revision)
         matrix_NF = self.features.get_or_encode(space, keys, encode, progress, keep=keep)
         return torch.from_numpy(matrix_NF)
-
-    def _check_revision(self, learner: BaseLearner) -> None:
-        encoder = self.encoders.get(learner.encoder)
-        if learner.encoder_revision != encoder.revision:
-            raise IncompatibleDomain(
-                f"the model was fitted on revision {learner.encoder_revision} of {encoder.name}, "
-                f"this installation has {encoder.revision}",
-                hint="adapt the model again",
-            )
 
 
 def content_key(value: str | bytes) -> str:

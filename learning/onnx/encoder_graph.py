@@ -12,7 +12,7 @@ from typing import cast
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import Tensor
 
 from learning.encoders.image import ImageEncoder
 from learning.encoders.registry import Encoder
@@ -29,7 +29,7 @@ _WEIGHT = "module."
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncoderGraph:
-    """The graph of an encoder, with its weights as inputs, and the rootstock's weights that it was traced with."""
+    """The graph of an encoder, whose weights are inputs of it."""
 
     model: onnx.ModelProto
     encoder: Encoder
@@ -38,34 +38,21 @@ class EncoderGraph:
         """The graph, and the weights to fill it with.
 
         Raises:
-            IncompatibleDomain: the graft belongs to another encoder.
+            IncompatibleDomain: the graft belongs to another encoder, or the weights are too large for an ONNX file.
         """
-        if graft is None:
-            return self.model, self._weights(self.model, self.encoder)
-        if not is_graftable(self.encoder):
+        if graft is not None and not is_graftable(self.encoder):
             raise IncompatibleDomain(f"encoder '{self.encoder.name}' takes no graft", hint="adapt the model again")
-        grafted = cast("Encoder", cast("Graftable", self.encoder).grafted(graft))
-        if self._misses(grafted):
-            return (graph := encoder_graph(grafted)).model, self._weights(graph.model, grafted)
-        return self.model, self._weights(self.model, grafted)
-
-    def _misses(self, grafted: Encoder) -> bool:
-        """Whether a weight that the graft changes is not in the graph: the exporter writes equal weights once."""
-        named, changed = _weight_names(self.model), _state(grafted)
-        before = _state(self.encoder)
-        return any(name not in named and not torch.equal(value, before[name]) for name, value in changed.items())
-
-    @staticmethod
-    def _weights(model: onnx.ModelProto, encoder: Encoder) -> dict[str, Tensor]:
-        state = _state(encoder)
-        weights = {name: state[name] for name in _weight_names(model)}
+        worn = self.encoder if graft is None else cast("Graftable", self.encoder).grafted(graft)
+        state = cast("TextEncoder | ImageEncoder", worn).module.state_dict()
+        names = [value.name for value in self.model.graph.input if value.name.startswith(_WEIGHT)]
+        weights = {name: state[name.removeprefix(_WEIGHT)] for name in names}
         size = sum(value.numel() * value.element_size() for value in weights.values())
         if size > MAX_WEIGHT_BYTES:
             raise IncompatibleDomain(
-                f"encoder '{encoder.name}' has {size:,} bytes of weights, an ONNX file holds {MAX_WEIGHT_BYTES:,}",
+                f"encoder '{self.encoder.name}' has {size:,} bytes of weights, an ONNX file holds {MAX_WEIGHT_BYTES:,}",
                 hint="use it through the service",
             )
-        return weights
+        return self.model, weights
 
 
 def encoder_graph(encoder: Encoder) -> EncoderGraph:
@@ -80,7 +67,7 @@ def encoder_graph(encoder: Encoder) -> EncoderGraph:
     outputs = {FEATURES: {0: "batch"}}
     what = f"encoder '{encoder.name}'"
     if isinstance(encoder, TextEncoder):
-        tokens = encoder.pad([[1, 2, 3, 4, 5], [1, 2, 3]])
+        tokens = encoder.pad(encoder.tokenise(["two texts", "of unequal length"]))
         inputs: Axes = {name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask")}
         model = trace(encoder.features, tokens, inputs, outputs, module=encoder.module, what=what)
     elif isinstance(encoder, ImageEncoder):
@@ -110,12 +97,3 @@ def filled(model: onnx.ModelProto, weights: dict[str, Tensor]) -> onnx.ModelProt
     for name, value in weights.items():
         model.graph.initializer.append(numpy_helper.from_array(value.detach().cpu().contiguous().numpy(), name))
     return model
-
-
-def _weight_names(model: onnx.ModelProto) -> list[str]:
-    return [value.name for value in model.graph.input if value.name.startswith(_WEIGHT)]
-
-
-def _state(encoder: Encoder) -> dict[str, Tensor]:
-    module: nn.Module = cast("TextEncoder | ImageEncoder", encoder).module
-    return {_WEIGHT + name: value for name, value in module.state_dict().items()}

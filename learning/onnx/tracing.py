@@ -4,7 +4,7 @@ import io
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import torch
@@ -48,9 +48,11 @@ def trace(
         warnings.simplefilter("ignore")  # it warns of every Python number that it takes for a constant
         try:
             torch.onnx.export(
-                _Traced(function, module).eval(), tuple(arguments), file, dynamo=False, opset_version=OPSET,
+                _Traced(function, module).eval(), tuple(arguments), cast("Any", file), dynamo=False,
+                opset_version=OPSET, do_constant_folding=False,
+                # The second keeps it from making one weight of two that are equal now and may not stay so.
+                export_params=False, keep_initializers_as_inputs=True,
                 input_names=list(inputs), output_names=list(outputs), dynamic_axes={**inputs, **outputs},
-                export_params=False, do_constant_folding=False,
             )  # fmt: skip
         except _UNWRITABLE as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

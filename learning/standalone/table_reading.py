@@ -104,9 +104,8 @@ def table_features(
     Raises:
         ValueError: a row has none of the columns, or text in a numeric one.
     """
-    for place, row in enumerate(rows, start=1):
-        if not any(name in row for name in kinds):
-            raise ValueError(f"row {place} has none of the model's columns: {', '.join(list(kinds)[:10])}")
+    if not all(any(name in row for name in kinds) for row in rows):
+        raise ValueError(f"a row has none of the model's columns: {', '.join(list(kinds)[:10])}")
     return side_by_side([_block(rows, kinds.get(column["name"]), dict(column)) for column in columns])
 
 
@@ -130,6 +129,5 @@ def _numbers(name: str, values: Sequence[Any]) -> NDArray[np.float64]:
         try:
             found[place] = number(value)
         except (ValueError, TypeError, OverflowError) as error:
-            message = f"column '{name}', row {place + 1}: {value!r:.60} is not a finite number"
-            raise ValueError(message) from error
+            raise ValueError(f"column '{name}': {value!r:.60} is not a finite number") from error
     return found

@@ -16,7 +16,7 @@ from learning.encoders.tabular import QuantileFeaturiser
 from learning.featurisers import Centring
 from learning.meta import MetaLearner
 from learning.onnx.answers_graph import answers_graph
-from learning.types import Domain, LabelledSet, Task
+from learning.types import Domain, FittedFeaturiser, LabelledSet, Task
 from tests.learning.problems import blobs, quick_meta_learner, run, slopes, sources
 from tests.learning.test_stacking import checkerboard
 
@@ -83,7 +83,7 @@ def _with_featurisers() -> list[tuple[BaseLearner, LabelledSet]]:
     texts, table = run("target_only", blobs(3, 20)).learner, checkerboard(24, 0)
     narrow = Centring(max_width=5).fit([blobs(3, 20).inputs])
     waves = QuantileFeaturiser(random_fourier=8).fit([table.inputs])
-    made = [(narrow, blobs(4, 3)), (waves, checkerboard(9, 1))]
+    made: list[tuple[FittedFeaturiser, LabelledSet]] = [(narrow, blobs(4, 3)), (waves, checkerboard(9, 1))]
     learners = []
     for featuriser, queries in made:
         rows_NF = featuriser.transform(queries.inputs)
