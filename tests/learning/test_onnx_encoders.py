@@ -31,7 +31,7 @@ class Backbone(nn.Module):
 
 class Unwritable(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
-        return torch.special.bessel_j0(pixels).mean(dim=(2, 3))
+        return torch.cumprod(pixels.flatten(2), dim=2)[:, :, -1].erfinv()
 
 
 def tiny(module: nn.Module) -> ImageEncoder:
