@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     cancel_grace_seconds: float = Field(10.0, ge=0, description="After this a cancelled job's process is killed")
     sweep_seconds: float = Field(5.0, gt=0, description="How often lost leases and stale queued rows are looked for")
     rehint_seconds: float = Field(15.0, gt=0, description="A row queued this long gets its wake-up message again")
+    batch_predict_part_rows: int = Field(5_000, ge=1, description="Larger batch predictions are shared by workers")
     max_attempts: int = Field(3, ge=1, description="Runs of one job that may end in a retryable error")
     max_crashes: int = Field(12, ge=1, description="Leases one job may lose before it fails with worker_crashed")
     worker_concurrency: int = Field(1, ge=1, description="Processes of one worker")
