@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.Column("errors", sa.Integer(), nullable=False),
         sa.Column("owner", sa.String(length=40), nullable=True),
         sa.Column("epoch", sa.Integer(), nullable=False),
-        sa.Column("lease_until", sa.Float(), nullable=True),
+        sa.Column("lease_until", sa.Double(), nullable=True),
         sa.Column("is_suspect", sa.Boolean(), nullable=False),
         sa.Column("blob", sa.String(length=64), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_parts_job_id_jobs"), ondelete="CASCADE"),
