@@ -23,7 +23,7 @@ _README = """\
 
 ## Run it
 
-With Python and the packages of requirements.txt, which need neither the service nor PyTorch:
+With Python 3.11 or newer and the packages of requirements.txt, which need neither the service nor PyTorch:
 
     pip install -r requirements.txt
     python predict.py {example}

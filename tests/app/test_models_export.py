@@ -13,6 +13,9 @@ from app.tables import ModelVersion
 from tests.app.adapted import publish, services_of
 from tests.app.exported import assert_alike, run_alone
 
+#: What happens to the zip afterwards needs no second database.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 def exported(client, name="fruit", number=1):
     answer = client.get(f"/v1/models/{name}/versions/{number}/export")
@@ -44,6 +47,7 @@ def test_export_gives_the_same_bytes_each_time(client):
     assert exported(client) == exported(client)
 
 
+@on_sqlite
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_exported_command_answers_as_the_service(client, tmp_path, task):
     publish(services_of(client), "fruit", task=task)
@@ -54,6 +58,7 @@ def test_exported_command_answers_as_the_service(client, tmp_path, task):
     assert_alike([json.loads(line) for line in lines], served)
 
 
+@on_sqlite
 def test_exported_command_says_what_is_wrong_when_a_row_is_bad(client, tmp_path):
     publish(services_of(client), "fruit")
     unpacked(client, tmp_path)
@@ -62,6 +67,7 @@ def test_exported_command_says_what_is_wrong_when_a_row_is_bad(client, tmp_path)
     assert caught.value.stderr == "predict.py: column 'size': 'large' is not a finite number\n"
 
 
+@on_sqlite
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_export_readme_runs_as_it_stands(client, tmp_path, task):
     publish(services_of(client), "fruit", task=task)
