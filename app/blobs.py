@@ -13,10 +13,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.db import db_now
 from app.storage import Storage
-from app.tables import Dataset, Job, Lease, MetaLearner, ModelVersion
+from app.tables import Dataset, Job, JobPart, Lease, MetaLearner, ModelVersion
 
 #: Every column that holds the name of a blob.
-BLOB_COLUMNS: tuple[InstrumentedAttribute[str], ...] = (Dataset.blob, MetaLearner.artifact, ModelVersion.artifact)
+BLOB_COLUMNS: tuple[InstrumentedAttribute[str] | InstrumentedAttribute[str | None], ...] = (
+    Dataset.blob, MetaLearner.artifact, ModelVersion.artifact, JobPart.blob,
+)  # fmt: skip
 #: Every JSON column that holds one, and the key it stands under.
 BLOB_KEYS: tuple[tuple[InstrumentedAttribute[Any], str], ...] = ((Job.result, "blob"),)
 
@@ -67,7 +69,7 @@ def is_backing_up(session: Session) -> bool:
     return session.scalar(running.limit(1)) is not None
 
 
-def _queries() -> Iterator[tuple[Select[str], ColumnElement[str]]]:
+def _queries() -> Iterator[tuple[Select[Any], ColumnElement[Any]]]:
     for column in BLOB_COLUMNS:
         yield select(column), column.expression
     for column, key in BLOB_KEYS:

@@ -60,7 +60,9 @@ class Settings(BaseSettings):
     max_predict_inputs: int = Field(1_000, gt=0, description="Most inputs of one predict call")
     image_seconds: int = Field(20, gt=0, description="Most computing that decoding one uploaded image may take")
     upload_processes: int = Field(4, ge=1, description="Child processes of one API that read uploads at once")
-    upload_wait_seconds: float = Field(30.0, ge=0, description="Wait of an upload for such a process before 503")
+    upload_wait_seconds: float = Field(
+        30.0, ge=0, description="Wait of an upload, or an export, for its turn before 503"
+    )
 
     feature_cache_bytes: int = Field(4 * 2**30, ge=0, description="Most disk the cache of encoded features takes")
     learner_cache_bytes: int = Field(512 * 2**20, ge=0, description="Most bytes of adapted models kept loaded")
@@ -78,6 +80,7 @@ class Settings(BaseSettings):
     cancel_grace_seconds: float = Field(10.0, ge=0, description="After this a cancelled job's process is killed")
     sweep_seconds: float = Field(5.0, gt=0, description="How often lost leases and stale queued rows are looked for")
     rehint_seconds: float = Field(15.0, gt=0, description="A row queued this long gets its wake-up message again")
+    batch_predict_part_rows: int = Field(5_000, ge=1, description="Larger batch predictions are shared by workers")
     max_attempts: int = Field(3, ge=1, description="Runs of one job that may end in a retryable error")
     max_crashes: int = Field(12, ge=1, description="Leases one job may lose before it fails with worker_crashed")
     worker_concurrency: int = Field(1, ge=1, description="Processes of one worker")

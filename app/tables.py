@@ -138,6 +138,26 @@ class JobEvent(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+class JobPart(Base):
+    """Rows of a job that is shared among workers (app/jobs/parts.py); gone once the job has ended."""
+
+    __tablename__ = "job_parts"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    first_row: Mapped[int] = mapped_column(Integer)
+    n_rows: Mapped[int] = mapped_column(Integer)
+    rows_done: Mapped[int] = mapped_column(Integer, default=0)
+    errors: Mapped[int] = mapped_column(Integer, default=0)
+    owner: Mapped[str | None] = mapped_column(String(40))
+    epoch: Mapped[int] = mapped_column(Integer, default=0)
+    lease_until: Mapped[float | None]
+    """A helper's; the worker that runs the job has the job's lease."""
+    is_suspect: Mapped[bool] = mapped_column(Boolean, default=False)
+    """Whether a helper failed at it: then only the worker that runs the job takes it."""
+    blob: Mapped[str | None] = mapped_column(String(64))
+    """sha256 of its lines in storage, once it is done."""
+
+
 class MetaLearner(Base):
     __tablename__ = "meta_learners"
     __table_args__ = (Index(None, "project_id", "created_at"),)

@@ -100,7 +100,10 @@ class BaseLearner:
 
     def predict(self, inputs: Inputs) -> Answers:
         """Answers for every row; a row's answer does not depend on the others."""
-        features_QF = self.pipeline.featuriser.transform(inputs)
+        return self.answers_to(self.pipeline.featuriser.transform(inputs))
+
+    def answers_to(self, features_QF: Tensor) -> Answers:
+        """Answers for rows that were featurised already."""
         outputs_QT, ood_Q = self.pipeline.outputs_of(features_QF), self.familiarity.ood(features_QF)
         probs_QC = sets_QC = values_Q = intervals_Q2 = None
         if self.task == "classification":

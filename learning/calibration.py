@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from learning.distances import distances
 from learning.intervals import interpolated_quantile
 
 #: Temperatures that are tried; ridge outputs live on a scale of 0..1 and want small ones.
@@ -87,8 +88,8 @@ def set_threshold(probs_NC: Tensor, labels_N: Tensor, coverage: float) -> float:
 
 def prediction_sets(probs_QC: Tensor, threshold: float) -> Tensor:
     """(Q, C) bool. The most probable class is always in: an empty set tells a user nothing."""
-    sets_QC = probs_QC >= threshold
-    return sets_QC.scatter(1, probs_QC.argmax(1, keepdim=True), value=True)
+    likeliest_QC = torch.arange(probs_QC.shape[1], device=probs_QC.device) == probs_QC.argmax(1, keepdim=True)
+    return (probs_QC >= threshold) | likeliest_QC
 
 
 #: Share of rows of the known kind that score below this very number.
@@ -107,13 +108,8 @@ class Familiarity:
 
     def ood(self, features_QF: Tensor) -> Tensor:
         """(Q,) in [0, 1]: .05 at the typical distance, .5 at three spreads beyond it."""
-        nearest_Q = _distances(features_QF, self.reference_NF).amin(1)
+        nearest_Q = distances(features_QF, self.reference_NF, order=2).amin(1)
         return torch.sigmoid((nearest_Q - self.typical) / self.spread - 3.0)
-
-
-def _distances(first_QF: Tensor, second_NF: Tensor) -> Tensor:
-    """(Q, N) Euclidean distances. Through a matrix product, as is the default, copies would lie apart by rounding."""
-    return torch.cdist(first_QF.float(), second_NF.float(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def fit_familiarity(features_NF: Tensor) -> Familiarity:
@@ -124,7 +120,7 @@ def fit_familiarity(features_NF: Tensor) -> Familiarity:
     a tenth beyond the typical distance. With a single row (or only copies of one) the scale of the features stands in.
     """
     distinct_NF = features_NF.unique(dim=0)
-    distances_NN = _distances(distinct_NF, distinct_NF)
+    distances_NN = distances(distinct_NF, distinct_NF, order=2)
     nearest_N = distances_NN.masked_fill(distances_NN <= 1e-6, math.inf).amin(1)
     nearest_N = nearest_N[torch.isfinite(nearest_N)]
     if len(nearest_N) < 2:

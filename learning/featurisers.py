@@ -46,7 +46,17 @@ class FittedCentring:
         return replace(moved, scale=1.0 / spread if spread > 1e-6 else 1.0)
 
     def transform(self, inputs: Inputs) -> Tensor:
-        centred_NF = (_matrix(inputs, self.graft) - self.mean_F) * self.scale
+        return self.completed(self.read(inputs))
+
+    @property
+    def read_width(self) -> int:
+        return self.mean_F.shape[0]
+
+    def read(self, inputs: Inputs) -> Tensor:
+        return _matrix(inputs, self.graft)
+
+    def completed(self, rows_NF: Tensor) -> Tensor:
+        centred_NF = (rows_NF - self.mean_F) * self.scale
         return centred_NF @ self.directions_KF.T if len(self.directions_KF) else centred_NF
 
     def state(self) -> State:

@@ -11,6 +11,7 @@ of (tree, row), J features a node tries.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -44,12 +45,21 @@ class Forest:
     left_M: Tensor
     value_MT: Tensor
 
+    @cached_property
+    def depth(self) -> int:
+        """Steps from a root to the farthest leaf."""
+        depth, reached_M = 0, torch.arange(self.n_trees)
+        while len(inner_M := reached_M[self.left_M[reached_M] > 0]):
+            left_M = self.left_M[inner_M].long().unique()
+            depth, reached_M = depth + 1, torch.cat([left_M, left_M + 1])
+        return depth
+
     def answers(self, features_QF: Tensor) -> Tensor:
         """(Q, T) float32: the mean over the trees."""
         rows_QF = features_QF.float()
         feature_M, left_M = self.feature_M.long(), self.left_M.long()
-        node_QB = torch.arange(self.n_trees).expand(len(rows_QF), -1)
-        while bool((left_M[node_QB] > 0).any()):
+        node_QB = torch.arange(self.n_trees).expand(rows_QF.shape[0], -1)
+        for _ in range(self.depth):
             left_QB = left_M[node_QB]
             right_QB = rows_QF.gather(1, feature_M[node_QB]) > self.threshold_M[node_QB]
             node_QB = torch.where(left_QB > 0, left_QB + right_QB, node_QB)

@@ -10,6 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from learning.distances import distances
+
 #: Bandwidths in units of the median distance between two rows.
 BANDWIDTHS = (0.5, 1.0, 2.0, 4.0)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -32,7 +34,7 @@ class KernelRidge:
 
     def answers(self, features_QF: Tensor) -> Tensor:
         """(Q, T) float32."""
-        distance_QS = torch.cdist(features_QF.float(), self.rows_SF.float(), p=1)
+        distance_QS = distances(features_QF, self.rows_SF, order=1)
         kernel_GQS = (-distance_QS / self.length_G[:, None, None]).exp()
         return (kernel_GQS @ self.dual_GST).sum(0) + self.mean_T
 

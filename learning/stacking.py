@@ -58,7 +58,17 @@ class FittedStack:
 
     def transform(self, inputs: Inputs) -> Tensor:
         """(N, width) float32. Raises `InvalidData` as the table's own featuriser does."""
-        rows_NF = self.table.transform(inputs)
+        return self.completed(self.read(inputs))
+
+    @property
+    def read_width(self) -> int:
+        return self.table.read_width
+
+    def read(self, inputs: Inputs) -> Tensor:
+        return self.table.read(inputs)
+
+    def completed(self, rows_NR: Tensor) -> Tensor:
+        rows_NF = self.table.completed(rows_NR)
         answers_NT = (self.kernel.answers(rows_NF), _forest_answers(self.forest, rows_NF, logits=self.logits))
         return torch.cat([rows_NF, *(ANSWER_SCALE * answer_NT for answer_NT in answers_NT)], dim=1)
 

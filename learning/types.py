@@ -169,7 +169,20 @@ class FittedFeaturiser(Protocol):
         ...
 
     def transform(self, inputs: Inputs) -> Tensor:
-        """(N, F) float32."""
+        """(N, F) float32: what `completed` makes of what was `read`."""
+        ...
+
+    @property
+    def read_width(self) -> int:
+        """R: how wide the rows are that it reads."""
+        ...
+
+    def read(self, inputs: Inputs) -> Tensor:
+        """(N, R) float32: the rows as the encoder left them, or the features of a table's columns."""
+        ...
+
+    def completed(self, rows_NR: Tensor) -> Tensor:
+        """(N, F) of what was read: arithmetic that a graph can hold."""
         ...
 
 

@@ -11,10 +11,11 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Protocol, Self
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from app.db import Database
 from app.jobs import lifecycle
@@ -40,10 +41,32 @@ class WorkerStopping(Cancelled):
     """The worker has to end before the job does."""
 
 
+class Acts(Protocol):
+    """What a lease does to the row it holds: `app.jobs.lifecycle` to a job, `app.jobs.parts` to a part of one."""
+
+    def heartbeat(self, session: Session, claim: Any, /, *, lease_seconds: float) -> Standing: ...
+    def advance(
+        self,
+        session: Session,
+        claim: Any,
+        /,
+        *,
+        progress: float,
+        phase: str,
+        eta_seconds: float | None,
+        has_event: bool,
+    ) -> Standing: ...
+    def cancelled(self, session: Session, claim: Any, /) -> object: ...
+    def give_back(self, session: Session, claim: Any, /) -> object: ...
+
+
 class Lease:
     """A context in which `claim` is kept alive."""
 
-    def __init__(self, database: Database, settings: Settings, claim: Claim, drain: Drain) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, claim: Claim, drain: Drain, acts: Acts = lifecycle
+    ) -> None:
+        self._acts = acts
         self._database = database
         self._settings = settings
         self._claim = claim
@@ -79,7 +102,7 @@ class Lease:
             return
         try:
             with self._database.transaction() as session:
-                standing = lifecycle.advance(
+                standing = self._acts.advance(
                     session,
                     self._claim,
                     progress=step.progress,
@@ -121,7 +144,7 @@ class Lease:
 
     def _beat(self) -> None:
         with self._database.transaction() as session:
-            self._note(lifecycle.heartbeat(session, self._claim, lease_seconds=self._settings.lease_seconds))
+            self._note(self._acts.heartbeat(session, self._claim, lease_seconds=self._settings.lease_seconds))
 
     def _end_if_overdue(self) -> None:
         """Ends the process where the job was told to stop and did not within its time."""
@@ -130,11 +153,11 @@ class Lease:
             self._end_process("claim_lost")
         if _is_over(self._asked_at, grace):
             with self._database.transaction() as session:
-                lifecycle.cancelled(session, self._claim)
+                self._acts.cancelled(session, self._claim)
             self._end_process("cancelled")
         if self._drain.is_over and self._given_back_at is None:
             with self._database.transaction() as session:
-                lifecycle.give_back(session, self._claim)
+                self._acts.give_back(session, self._claim)
             self._given_back_at = time.monotonic()
         if _is_over(self._given_back_at, STOP_SECONDS):
             self._end_process("worker_stopping")

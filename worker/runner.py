@@ -1,4 +1,4 @@
-"""Runs jobs one after another: the named one, then whatever else waits in the database."""
+"""Runs jobs one after another: the named one, then whatever else waits in the database, then parts of running ones."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,11 +11,12 @@ from structlog.contextvars import bound_contextvars
 
 from app.dependencies import Services
 from app.errors import AppError, InternalError, as_app_error
-from app.jobs import lifecycle, service
+from app.jobs import lifecycle, parts, service
 from app.jobs.lifecycle import Claim
+from app.jobs.parts import PartClaim
 from learning.errors import Cancelled
 from worker.draining import Drain
-from worker.handlers.registry import HANDLERS
+from worker.handlers.registry import HANDLERS, HELPERS
 from worker.lease import ClaimLost, Lease, WorkerStopping
 from worker.measuring import Measurements, Parts
 from worker.persistence import persist
@@ -42,10 +43,13 @@ class Runner:
         return self._settings.drain_seconds
 
     def run(self, job_id: str) -> None:
-        """Runs the job if it waits, then every other that waits in this worker's queues."""
+        """Runs the job if it waits, then every other that waits in this worker's queues, or helps to run one."""
         claim = self._claim(self._queues, job_id) or self._next(None)
         while claim is not None:
-            self._run(claim)
+            if isinstance(claim, PartClaim):
+                self._help(claim)
+            else:
+                self._run(claim)
             claim = self._next(claim.queue)
 
     def _claim(self, queues: Sequence[str], job_id: str | None = None) -> Claim | None:
@@ -57,11 +61,43 @@ class Runner:
             )
 
     def _next(self, last_queue: str | None) -> Claim | None:
-        """The oldest row of the other queues first, so that none of them starves behind a busy one."""
+        """The oldest row of the other queues first, so that none of them starves behind a busy one; else a part."""
         for queue in sorted(self._queues, key=lambda name: name == last_queue):
             if claim := self._claim([queue]):
                 return claim
-        return None
+        return self._part()
+
+    def _part(self) -> PartClaim | None:
+        """Of a job that another worker runs."""
+        if self._drain.is_on:
+            return None
+        with self._database.transaction() as session:
+            return parts.help_out(
+                session, owner=self.owner, lease_seconds=self._settings.lease_seconds, queues=self._queues
+            )
+
+    def _help(self, part: PartClaim) -> None:
+        with bound_contextvars(job_id=part.job_id, part=part.number, epoch=part.epoch, **self._origin(part)):
+            measured = Parts()
+            outcome = self._outcome_of_help(part, measured)
+            log.info("help_ended", outcome=outcome)
+            self._measurements.write(f"{part.kind}_part", outcome, measured)
+
+    def _outcome_of_help(self, part: PartClaim, measured: Parts) -> str:
+        """Whatever happens here costs the part alone: it is left to others, and an error to the job's own worker."""
+        with Lease(self._database, self._settings, part, self._drain, parts) as lease:
+            try:
+                is_wanted = HELPERS[part.kind](self._services, part, measured.noting(lease.progress))
+            except ClaimLost:
+                return "lost"
+            except WorkerStopping:
+                persist(self._database, lambda session: parts.give_back(session, part))
+                return "given_back"
+            except Exception as error:  # noqa: BLE001 - the job's own worker will meet it too, and say what it is
+                log.warning("help_failed", job_id=part.job_id, reason=type(error).__name__, detail=str(error)[:200])
+                persist(self._database, lambda session: parts.suspect(session, part))
+                return "failed"
+            return "succeeded" if is_wanted else "lost"
 
     def _run(self, claim: Claim) -> None:
         about = {"job_id": claim.job_id, "kind": claim.kind, "epoch": claim.epoch, "attempt": claim.attempt}

@@ -14,6 +14,8 @@ from app.datasets.canonical import PREFIX, input_keys
 from app.storage import Storage
 from app.tables import Dataset
 
+BATCH_ROWS = 1024
+
 Inputs = list[str] | list[bytes] | dict[str, list[float | str | None]]
 
 
@@ -61,14 +63,46 @@ def load(storage: Storage, dataset: Dataset, *, max_rows: int | None = None, see
     return replace(_examples(dataset, _rows(path, chosen)), positions=chosen)
 
 
-def iterate(storage: Storage, dataset: Dataset, *, batch_rows: int = 1024) -> Iterator[Examples]:
-    """All examples in batches of at most `batch_rows`; memory stays bounded whatever the dataset's size."""
+def iterate(
+    storage: Storage, dataset: Dataset, *, rows: range | None = None, batch_rows: int = BATCH_ROWS
+) -> Iterator[Examples]:
+    """All examples in batches of at most `batch_rows`; memory stays bounded whatever the dataset's size.
+
+    `rows`: only the batches that begin there (see `divided`).
+    """
     with pq.ParquetFile(storage.fetch(dataset.blob)) as file:
-        # Row groups are bounded in bytes, which a number of rows is not where rows are images.
-        for group in range(file.metadata.num_row_groups):
-            table = file.read_row_group(group, use_threads=False)
-            for start in range(0, table.num_rows, batch_rows):
-                yield _examples(dataset, table.slice(start, batch_rows))
+        for group, batches in _batches(file, batch_rows):
+            wanted = [batch for batch in batches if rows is None or batch.start in rows]
+            table = file.read_row_group(group, use_threads=False) if wanted else None
+            for batch in wanted:
+                assert table is not None  # noqa: S101 - it was read for these
+                yield _examples(dataset, table.slice(batch.start - batches[0].start, len(batch)))
+
+
+def divided(storage: Storage, dataset: Dataset, part_rows: int) -> list[range]:
+    """The rows in parts of whole batches, each of as many as it takes to have `part_rows`.
+
+    What an encoder makes of a row depends in its last bits on the rows beside it: of whole batches the answers are the
+    same whoever gives them.
+    """
+    with pq.ParquetFile(storage.fetch(dataset.blob)) as file:
+        batches = [batch for _, found in _batches(file, BATCH_ROWS) for batch in found]
+    parts: list[range] = []
+    for batch in batches:
+        if parts and len(parts[-1]) < part_rows:
+            parts[-1] = range(parts[-1].start, batch.stop)
+        else:
+            parts.append(batch)
+    return parts
+
+
+def _batches(file: pq.ParquetFile, batch_rows: int) -> Iterator[tuple[int, list[range]]]:
+    """Each row group with the rows of its batches. A group is bounded in bytes, which so many images are not."""
+    first = 0
+    for group in range(file.metadata.num_row_groups):
+        end = first + file.metadata.row_group(group).num_rows
+        yield group, [range(start, min(start + batch_rows, end)) for start in range(first, end, batch_rows)]
+        first = end
 
 
 def preview(storage: Storage, dataset: Dataset, *, offset: int, limit: int) -> list[Example]:

@@ -59,6 +59,15 @@ class Encoders:
                     log.info("encoder_loaded", encoder=name, device=self.device)
         return self._loaded[name]
 
+    def check_revision(self, name: str, fitted_on: str) -> None:
+        """Raises `IncompatibleDomain` where this installation has another revision than a model was fitted on."""
+        encoder = self.get(name)
+        if fitted_on != encoder.revision:
+            raise IncompatibleDomain(
+                f"the model was fitted on revision {fitted_on} of {name}, this installation has {encoder.revision}",
+                hint="adapt the model again",
+            )
+
     def grafted(self, name: str, graft: Graft | None) -> Encoder:
         """The encoder under `graft` (None: as it is). The latest few are kept.
 

@@ -13,6 +13,7 @@ from app.datasets.examples import Examples
 from app.inference.answers import Prediction
 from app.inference.bulk import check_modality, predict_encoded, predict_table
 from app.inference.encoders import Encoders
+from app.inference.exporting import Exporter
 from app.inference.features import FeatureCache, Matrix
 from app.inference.inputs import content_key
 from app.inference.meter import Meter
@@ -42,6 +43,7 @@ class InferenceEngine:
         self.settings = settings
         self.features = FeatureCache(settings.cache_dir / "features", max_bytes=settings.feature_cache_bytes)
         self.encoders = Encoders(settings)
+        self.exporter = Exporter(self.encoders, storage, patience=settings.upload_wait_seconds)
         self.meter = Meter()
         self.serving = Serving(settings, storage, self.encoders, self.meter)
         if settings.torch_threads:

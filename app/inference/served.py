@@ -10,7 +10,6 @@ from torch import Tensor
 
 from app.inference.encoders import Encoders
 from learning.base_learner import BaseLearner
-from learning.errors import IncompatibleDomain
 from learning.mixing import FlatGraft, flattened
 
 
@@ -34,7 +33,7 @@ def served_model(artifact: str, learner: BaseLearner, encoders: Encoders) -> Ser
     graft = None
     if learner.modality != "tabular":
         encoder = encoders.mixed(learner.encoder)
-        _check_revision(learner, encoder.revision)
+        encoders.check_revision(learner.encoder, learner.encoder_revision)
         if learner.graft is not None:
             graft = flattened(learner.graft, encoders.points(learner.encoder), encoder.name)
     slim = replace(
@@ -45,16 +44,6 @@ def served_model(artifact: str, learner: BaseLearner, encoders: Encoders) -> Ser
         familiarity=replace(learner.familiarity, reference_NF=learner.familiarity.reference_NF.half()),
     )
     return ServedModel(artifact=artifact, learner=slim, graft=graft, n_bytes=size_of([slim, graft]))
-
-
-def _check_revision(learner: BaseLearner, revision: str) -> None:
-    """Raises `IncompatibleDomain` where the learner was fitted on another revision of its encoder."""
-    if learner.encoder_revision != revision:
-        raise IncompatibleDomain(
-            f"the model was fitted on revision {learner.encoder_revision} of {learner.encoder}, "
-            f"this installation has {revision}",
-            hint="adapt the model again",
-        )
 
 
 def size_of(value: Any) -> int:

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 from structlog.contextvars import get_contextvars
 
 from app.db import db_now, utc_now
 from app.errors import AppError, InternalError
-from app.tables import Job, JobEvent
+from app.tables import Job, JobEvent, JobPart
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -51,17 +51,28 @@ def problem(error: AppError) -> dict[str, Any]:
 def transition(
     session: Session, where: Sequence[ColumnElement[bool]], values: Mapping[str, Any], event: str, **data: Any
 ) -> Job | None:
-    """Changes the one matching row and writes its event; None where no row matches."""
+    """Changes the one matching row and writes its event; None where no row matches. A job that ends has no parts."""
     changed = update(Job).where(*where).values(**values, last_event=Job.last_event + 1).returning(Job)
     options = {"synchronize_session": False, "populate_existing": True}
     job = session.scalars(changed, execution_options=options).one_or_none()
     if job is not None:
         session.add(JobEvent(job_id=job.id, seq=job.last_event, type=event, data={"state": job.state, **data}))
+        if job.state in TERMINAL:
+            session.execute(delete(JobPart).where(JobPart.job_id == job.id))
     return job
 
 
 def mine(claim: Claim) -> list[ColumnElement[bool]]:
     return [Job.id == claim.job_id, Job.epoch == claim.epoch, Job.owner == claim.owner, Job.state == "running"]
+
+
+def holds(session: Session, claim: Claim) -> bool:
+    """Whether the claim stands and nobody asked to cancel; the row is locked for the rest of the transaction."""
+    return session.scalar(select(Job.id).where(*_wanted(claim)).with_for_update()) is not None
+
+
+def _wanted(claim: Claim) -> list[ColumnElement[bool]]:
+    return [*mine(claim), Job.cancel_requested.is_(False)]
 
 
 def insert(session: Session, job: Job) -> None:
@@ -148,14 +159,14 @@ def _requeue(**values: Any) -> dict[str, Any]:
 
 def hold_for_publishing(session: Session, claim: Claim) -> bool:
     """Locks the row for the rest of the transaction if the claim still stands and nobody asked to cancel."""
-    where = [*mine(claim), Job.cancel_requested.is_(False)]
-    return _standing(session, where, {"phase": "publishing"}).holds
+    return _standing(session, _wanted(claim), {"phase": "publishing"}).holds
 
 
 def succeed(session: Session, claim: Claim, result: dict[str, Any]) -> bool:
     """Ends the job well; the last thing that a publishing transaction does."""
-    where = [*mine(claim), Job.cancel_requested.is_(False)]
-    job = transition(session, where, _end("succeeded", progress=1.0, result=result), "succeeded", result=result)
+    job = transition(
+        session, _wanted(claim), _end("succeeded", progress=1.0, result=result), "succeeded", result=result
+    )
     return job is not None
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
 from app import idempotency
@@ -77,17 +77,21 @@ def delete_version(name: PathName, number: PathVersion, session: SessionDep, own
     responses={
         200: {
             "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
-            "description": "graft.safetensors, header.json, README.md",
+            "description": "An ONNX model with a program that runs it, graft.safetensors, header.json, README.md",
         }
     },
 )
 def export_version(name: PathName, number: PathVersion, services: ServicesDep, owner: Owner) -> Response:
+    """A zip that answers without the service: needs Python with numpy and ONNX Runtime."""
     # The session ends before the storage is read: a slow store must not hold a database connection.
     with services.database.session(read_only=True) as session:
         model, version = service.resolve(session, owner.project_id, name, number=number)
-    data = export.archive(model, version, services.storage.read(version.artifact))
+    artifact, exporter = services.storage.read(version.artifact), services.inference.exporter
+    with exporter.turn():
+        file = export.archive(model, version, artifact, exporter.files(version.artifact))
     disposition = f'attachment; filename="{model.name}-v{number}.zip"'
-    return Response(data, media_type="application/zip", headers={"Content-Disposition": disposition})
+    headers = {"Content-Disposition": disposition, "Content-Length": str(file.tell())}
+    return StreamingResponse(export.chunks(file), media_type="application/zip", headers=headers)
 
 
 @router.get("/models/{name}/aliases/{alias}")

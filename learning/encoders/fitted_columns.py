@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learning.encoders.columns import numbers, texts
+from learning.standalone.table_reading import categorical_features, numeric_features
 from learning.types import Table
 
 MAX_SCORE = 3.0
@@ -47,12 +48,10 @@ class NumericColumn:
         return 1 + self.indicator
 
     def transform(self, table: Table) -> NDArray[np.float64]:
-        values_N = numbers(self.name, table)
-        missing_N = np.isnan(values_N)
-        quantile_N = np.interp(values_N, self.knots_K, self.scores_K)
-        z_N = np.clip((values_N - self.centre) / self.scale, -self.limit, self.limit)
-        mixed_N = self.quantile_weight * quantile_N + (1 - self.quantile_weight) * z_N
-        return np.stack([np.where(missing_N, 0.0, mixed_N), missing_N.astype(np.float64)][: self.width], axis=1)
+        floats = {name: getattr(self, name) for name in _FLOATS}
+        return numeric_features(
+            numbers(self.name, table), knots=self.knots_K, scores=self.scores_K, indicator=self.indicator, **floats
+        )
 
     def rescaled(self, tables: Sequence[Table]) -> "NumericColumn":
         values_N = np.concatenate([numbers(self.name, table) for table in tables])
@@ -86,16 +85,8 @@ class CategoricalColumn:
         return len(self.categories) + self.other + self.indicator
 
     def transform(self, table: Table) -> NDArray[np.float64]:
-        position = {category: i for i, category in enumerate(self.categories)}
-        n_known = len(self.categories)
-        # A feature just past the end collects whatever has no feature of its own, and is then cut off.
-        unseen = n_known if self.other else self.width
-        missing = n_known + self.other if self.indicator else self.width
-        values = texts(self.name, table, canonical=self.canonical)
-        index_N = [missing if text is None else position.get(text, unseen) for text in values]
-        onehot = np.zeros((len(table), self.width + 1))
-        onehot[np.arange(len(table)), index_N] = 1.0
-        return onehot[:, : self.width]
+        values = texts(self.name, table, as_numbers=self.canonical)
+        return categorical_features(values, categories=self.categories, other=self.other, indicator=self.indicator)
 
     def rescaled(self, tables: Sequence[Table]) -> "CategoricalColumn":  # noqa: ARG002 - a category has no scale
         return self
@@ -163,7 +154,7 @@ def _normal_scores(known: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
 
 
 def _fit_categorical(name: str, tables: Sequence[Table], *, canonical: bool) -> CategoricalColumn:
-    counts = Counter(text for table in tables for text in texts(name, table, canonical=canonical))
+    counts = Counter(text for table in tables for text in texts(name, table, as_numbers=canonical))
     indicator = counts.pop(None, 0) > 0
     by_frequency = sorted(((-count, text) for text, count in counts.items() if text is not None))
     kept = tuple(text for _, text in by_frequency[:MAX_CATEGORIES])

@@ -4,9 +4,9 @@ Letters in shape suffixes besides those of `learning.types`: B batch, H height, 
 """
 
 import hashlib
-import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -15,18 +15,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from learning.errors import InvalidData, InvalidOptions
 from learning.grafts import Graft, check_fits, graft_points, with_graft
 from learning.mixing import FlatGraft, GraftLayout, grafted_rows, per_row
+from learning.standalone.image_reading import READABLE, UnreadableImage, decode, square, upright_rgb
 from learning.types import Modality
 
-# A closed list, because some of Pillow's readers start other programs (EPS) or open whatever a header points to.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-_READABLE = f"send one of {', '.join(_FORMATS)}, complete and not corrupted"
 PREPROCESSING = "bicubic centre square, version 1"
 
 
@@ -79,10 +77,18 @@ class ImageEncoder:
             InvalidData: an input is broken or no image; the message counts rows from 1, starting after `first_row`.
         """
         squares = [_named_square(image, self.size, first_row + i) for i, image in enumerate(inputs, start=1)]
-        bytes_BHW3 = torch.from_numpy(np.stack(squares)).to(self.device)
+        return self.normalised(torch.from_numpy(np.stack(squares)).to(self.device))
+
+    def normalised(self, bytes_BHW3: Tensor) -> Tensor:
+        """(B, 3, H, W) float32, as the backbone expects them, of the pixels' bytes."""
         offset_3 = torch.tensor(self.offset, device=self.device)
         scale_3 = torch.tensor(self.scale, device=self.device)
         return ((bytes_BHW3 - offset_3) / scale_3).permute(0, 3, 1, 2)
+
+    def features(self, pixels_B3HW: Tensor) -> Tensor:
+        """(B, width) unit rows of normalised pixels."""
+        pooled_BF: Tensor = self.module(pixels_B3HW)
+        return nn.functional.normalize(pooled_BF.float(), dim=1)
 
     def graft_points(self) -> dict[str, Tensor]:
         return graft_points(self._open_module)
@@ -126,9 +132,8 @@ class ImageEncoder:
             grafted = grafted_rows(grafts, self._layout.root)
             pixels_B3HW = self.pixels(ready)
             if grafted is None:
-                pooled_BF = self.module(pixels_B3HW)
-            else:
-                pooled_BF = functional_call(self._per_row, self._layout.of_rows(grafted), (pixels_B3HW,))
+                return self.features(pixels_B3HW).cpu()
+            pooled_BF = functional_call(self._per_row, self._layout.of_rows(grafted), (pixels_B3HW,))
             return nn.functional.normalize(pooled_BF.float(), dim=1).cpu()
 
     def grafted(self, graft: Graft) -> "ImageEncoder":
@@ -151,8 +156,7 @@ class ImageEncoder:
         for start in range(0, len(inputs), batch_size):
             stop = min(start + batch_size, len(inputs))
             with torch.inference_mode():
-                pooled_BF = self.module(self.pixels(inputs[start:stop], first_row=start))
-                features_NF[start:stop] = nn.functional.normalize(pooled_BF.float(), dim=1)
+                features_NF[start:stop] = self.features(self.pixels(inputs[start:stop], first_row=start))
             if progress is not None:
                 progress(stop)
         return features_NF
@@ -181,16 +185,16 @@ def decode_image(data: bytes, *, max_pixels: int = 50_000_000) -> Image.Image:
     Raises:
         InvalidData: broken, of an unsupported format or pixel type, or of more than `max_pixels` pixels.
     """
-    too_large = f"the image has more than {max_pixels:,} pixels"
+    with _reading():
+        return decode(data, max_pixels=max_pixels)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InvalidData(too_large, hint="send a smaller image") from error
-    except Exception as error:  # on hostile bytes Pillow's readers raise nearly any type
-        raise InvalidData("the bytes are not a readable image", hint=_READABLE) from error
-    if image.width * image.height > max_pixels:
-        raise InvalidData(f"{too_large}: {image.width} x {image.height}", hint="send a smaller image")
-    return _upright_rgb(image)
+        yield
+    except UnreadableImage as error:
+        raise InvalidData(str(error), hint=error.hint) from error
 
 
 def load_timm(model: str, *, device: str = "cpu") -> ImageEncoder:
@@ -239,46 +243,7 @@ def _square(image: RawImage, size: int) -> NDArray[np.uint8]:
         return image
     if isinstance(image, TurnedImage):
         return np.rot90(_square(image.image, size), image.quarters)
-    if isinstance(image, bytes):
-        image = decode_image(image)
-    elif isinstance(image, Image.Image):
-        image = _upright_rgb(image)
-    else:
-        raise InvalidData(f"expected a PIL image or encoded bytes, got {type(image).__name__}", hint=_READABLE)
-    side = min(image.size)
-    if side == 0:
-        raise InvalidData("the image has no pixels")
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    # Cropping inside the resize keeps a sliver of 1 x 50,000 pixels from growing to 224 x 11 million.
-    box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    try:
-        return _rgb(_upright(image))
-    except InvalidData:
-        raise
-    except Exception as error:  # Pillow decodes here, and its readers raise nearly any type
-        raise InvalidData(f"the image cannot be decoded: {error}", hint=_READABLE) from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # noqa: BLE001  a damaged EXIF block says nothing about the pixels
-        return image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise InvalidData("floating-point pixels have no defined brightness", hint="save the image with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        # Pillow clips integers to 255 instead of scaling them; files hold 16 of these bits.
-        grey = np.asarray(image).astype(np.float32) / 257.0
-        return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    if not isinstance(image, bytes | Image.Image):
+        raise InvalidData(f"expected a PIL image or encoded bytes, got {type(image).__name__}", hint=READABLE)
+    with _reading():
+        return square(decode(image) if isinstance(image, bytes) else upright_rgb(image), size)

@@ -15,6 +15,7 @@ from torch import Tensor
 from learning.encoders.columns import alignment_notes, table_from_columns
 from learning.encoders.fitted_columns import CategoricalColumn, NumericColumn, fit_column, restore_column
 from learning.errors import InvalidArtifact, InvalidData
+from learning.standalone.table_reading import side_by_side
 from learning.types import Inputs, Table
 
 __all__ = ["FittedQuantileFeaturiser", "QuantileFeaturiser", "table_from_columns"]
@@ -72,7 +73,11 @@ class FittedQuantileFeaturiser:
 
     @property
     def width(self) -> int:
-        return sum(column.width for column in self.columns) + self.fourier_phase_R.shape[0]
+        return self.read_width + self.fourier_phase_R.shape[0]
+
+    @property
+    def read_width(self) -> int:
+        return sum(column.width for column in self.columns)
 
     def transform(self, inputs: Inputs) -> Tensor:
         """(N, width) float32. Columns the table lacks count as missing, columns unknown at fit time are ignored.
@@ -80,12 +85,16 @@ class FittedQuantileFeaturiser:
         Raises:
             InvalidData: `inputs` is no `Table`, shares no column, or has text in a column fitted as numeric.
         """
+        return self.completed(self.read(inputs))
+
+    def read(self, inputs: Inputs) -> Tensor:
         table = _as_table(inputs)
         if not any(column.name in table.numeric or column.name in table.categorical for column in self.columns):
             known = ", ".join(column.name for column in self.columns[:10])
             raise InvalidData("the table has none of the columns this model was fitted on", hint=f"columns: {known}")
-        blocks = [column.transform(table) for column in self.columns]
-        rows_NF = torch.from_numpy(np.concatenate(blocks, axis=1) / math.sqrt(len(self.columns))).float()
+        return torch.from_numpy(side_by_side([column.transform(table) for column in self.columns]))
+
+    def completed(self, rows_NF: Tensor) -> Tensor:
         n_fourier = self.fourier_phase_R.shape[0]
         if n_fourier == 0:
             return rows_NF

@@ -82,6 +82,10 @@ class TextEncoder:
         """(B, width) mean of the states of the unmasked tokens, not yet of unit length; differentiable."""
         return _pooled(self.module, tokens_BL, mask_BL, {})
 
+    def features(self, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """(B, width) unit rows of padded tokens."""
+        return nn.functional.normalize(self.pool(tokens_BL, mask_BL).float(), dim=1)
+
     def graft_points(self) -> dict[str, Tensor]:
         return graft_points(self.module)
 
@@ -166,7 +170,9 @@ class TextEncoder:
 
 def _pooled(module: nn.Module, tokens_BL: Tensor, mask_BL: Tensor, values: Mapping[str, Tensor]) -> Tensor:
     inputs = {"input_ids": tokens_BL, "attention_mask": mask_BL}
-    states_BLF: Tensor = functional_call(module, dict(values), (), inputs).last_hidden_state
+    # Called with other values a module cannot be traced.
+    output = functional_call(module, dict(values), (), inputs) if values else module(**inputs)
+    states_BLF: Tensor = output.last_hidden_state
     weight_BL1 = mask_BL.unsqueeze(-1).to(states_BLF.dtype)
     return (states_BLF * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1).clamp(min=1.0)
 

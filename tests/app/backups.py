@@ -25,6 +25,7 @@ def filled(services: Services) -> list[str]:
     names = [services.storage.put_bytes(data) for data in DATA]
     results = [{"rows": 1, "blob": names[3]}, {"rows": 1, "blob": names[0]}]
     columns = {"datasets.blob": names[:2], "meta_learners.artifact": names[1:3], "model_versions.artifact": names[1:3]}
+    columns["job_parts.blob"] = [names[2], names[3]]
     fill(services.database.engine, {**columns, "jobs.result": results})
     return names
 

@@ -16,7 +16,7 @@ from app.dependencies import Services
 from app.ids import new_id
 from app.security import DEFAULT_PROJECT
 from app.storage import FolderStorage
-from app.tables import Base, Dataset, Job, Lease, MetaLearner, Model, ModelVersion
+from app.tables import Base, Dataset, Job, JobPart, Lease, MetaLearner, Model, ModelVersion
 from tests.app.locks import is_refused
 from tests.jobs import csv, dataset_row, queued, submit, upload
 from worker.draining import Drain
@@ -50,7 +50,7 @@ def _named_as(columns: Any) -> Iterator[str]:
 
 
 def test_every_kind_of_row_that_names_a_blob_is_found(services: Services) -> None:
-    names = {letter * 64 for letter in "abcd"}
+    names = {letter * 64 for letter in "abcdf"}
     dataset_row(services, blob="a" * 64)
     job_id = queued(services)
     version = _version(services, job_id, "b" * 64)
@@ -68,6 +68,8 @@ def test_every_kind_of_row_that_names_a_blob_is_found(services: Services) -> Non
                 state="succeeded", result={"rows": 1, "blob": "d" * 64},
             )
         )  # fmt: skip
+        session.add(JobPart(job_id=job_id, number=0, first_row=0, n_rows=1, blob="f" * 64))
+        session.add(JobPart(job_id=job_id, number=1, first_row=1, n_rows=1))
     with services.database.session(read_only=True) as session:
         assert blobs.named(session) == names
         assert all(blobs.is_named(session, name) for name in names)

@@ -1,5 +1,6 @@
 """Real `metagraft worker` processes: Celery, its pool, a broker and a database, and faults in all of them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from sqlalchemy import func, select
 
 from app.dependencies import Services
 from app.settings import Settings
-from app.tables import MetaLearner, ModelVersion
+from app.tables import JobPart, MetaLearner, ModelVersion
 from tests.jobs import csv, ended, event_types, job_row, submit, until, upload
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -68,6 +69,24 @@ def test_job_succeeds_once_when_its_process_is_killed(client, services: Services
     assert _count(services, MetaLearner) == 1
     types = [kind for kind in event_types(services.database, job_id) if kind != "progress"]
     assert types == ["queued", "running", "requeued", "running", "succeeded"]
+
+
+@on_postgresql
+def test_shared_prediction_is_whole_when_one_of_its_processes_is_killed(
+    client, services: Services, start_worker: Start
+):
+    n_rows = 24_000
+    adapt = submit(client, kind="adapt", dataset=upload(client), model="m", strategy="target_only")
+    queries = upload(client, "queries", csv(rows=n_rows, seed=5))
+    worker = start_worker(METAGRAFT_WORKER_CONCURRENCY="2")
+    assert ended(client, adapt["id"])["state"] == "succeeded"
+    job_id = submit(client, kind="batch_predict", model="m", dataset=queries)["id"]
+    _pool_process(worker, services, job_id).kill()
+    job = ended(client, job_id)
+    assert job["state"] == "succeeded", job["error"]
+    lines = client.get(job["result"]["download"]).text.splitlines()
+    assert [json.loads(line)["row"] for line in lines] == list(range(1, n_rows + 1))
+    assert _count(services, JobPart) == 0
 
 
 @on_postgresql
