@@ -46,9 +46,14 @@ class Services:
         object.__setattr__(self, "versions", Remembered(self.database))
 
 
-async def get_services(request: Request) -> Services:
+def get_services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
+
+
+async def _services(request: Request) -> Services:
+    """`get_services` as a dependency that needs no thread."""
+    return get_services(request)
 
 
 def after_commit(session: Session, action: Callable[[], None]) -> None:
@@ -65,7 +70,7 @@ def run_after_commit(session: Session) -> None:
             log.warning("after_commit_failed", reason=type(error).__name__, detail=str(error)[:200])
 
 
-def get_session(services: Annotated[Services, Depends(get_services)]) -> Iterator[Session]:
+def get_session(services: Annotated[Services, Depends(_services)]) -> Iterator[Session]:
     """The one transaction of a request that writes."""
     with services.database.session() as session:
         yield session
@@ -73,13 +78,13 @@ def get_session(services: Annotated[Services, Depends(get_services)]) -> Iterato
         run_after_commit(session)
 
 
-def get_read_session(services: Annotated[Services, Depends(get_services)]) -> Iterator[Session]:
+def get_read_session(services: Annotated[Services, Depends(_services)]) -> Iterator[Session]:
     """A session that never takes SQLite's write lock."""
     with services.database.session(read_only=True) as session:
         yield session
 
 
-ServicesDep = Annotated[Services, Depends(get_services)]
+ServicesDep = Annotated[Services, Depends(_services)]
 # scope="function": the commit happens before the response, so a failing commit is an error and not a 2xx.
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 ReadSessionDep = Annotated[Session, Depends(get_read_session, scope="function")]

@@ -71,12 +71,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     hosts.install(app, settings)
     observability.install(app, settings)
     for router in (
+        # Routes are tried in turn, so the busiest come first.
+        predict_router,
+        open_inference_router,
         datasets_router,
         jobs_router,
         models_router,
         meta_learners_router,
-        predict_router,
-        open_inference_router,
         keys_router,
         projects_router,
     ):

@@ -1,9 +1,11 @@
 """What an operator sees of the service: request ids, JSON logs, Prometheus metrics."""
 
+import json
 import logging
 import re
 import sys
 import time
+from datetime import UTC, datetime
 from typing import Any, TextIO
 from uuid import uuid4
 
@@ -29,7 +31,7 @@ _SECRETS = re.compile(
     re.IGNORECASE,
 )
 
-access_log = structlog.get_logger("access")
+_access = logging.getLogger("access")
 
 
 class Metrics:
@@ -176,8 +178,30 @@ class Observer:
         code = scope["state"].get("problem_code")
         self.metrics.observe(scope["method"], route, status, seconds, code)
         level = logging.DEBUG if route in health.PATHS else logging.INFO
-        told = {"method": scope["method"], "route": route, "status": status, "duration_ms": round(seconds * 1e3, 2)}
-        access_log.log(level, "request", **told, **({} if code is None else {"code": code}))
+        if _access.isEnabledFor(level):
+            _write_access_line(scope, route, status, seconds, level)
+
+
+def _write_access_line(scope: Scope, route: str, status: int, seconds: float, level: int) -> None:
+    """The line that every request has, written straight: through all of logging it would cost a tenth of a prediction.
+
+    It looks like those that `configure_logging` makes.
+    """
+    code = scope["state"].get("problem_code")
+    line = {
+        "method": scope["method"],
+        "route": route,
+        "status": status,
+        "duration_ms": round(seconds * 1e3, 2),
+        **({} if code is None else {"code": code}),
+        "event": "request",
+        "request_id": scope["state"]["request_id"],
+        "logger": "access",
+        "level": logging.getLevelName(level).lower(),
+        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+    }
+    sys.stderr.write(_without_secrets(None, "", json.dumps(line)) + "\n")
+    sys.stderr.flush()
 
 
 def _add_headers(headers: MutableHeaders, path: str, request_id: str) -> None:

@@ -12,10 +12,10 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from fastapi import Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Request
+from fastapi.security import HTTPBearer
 from sqlalchemy import exists, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -23,7 +23,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app import rate_limit
 from app.db import utc_now
-from app.dependencies import Services, ServicesDep
+from app.dependencies import Services
 from app.errors import Forbidden, Unauthorized
 from app.hosts import check_origin
 from app.ids import new_id
@@ -37,8 +37,6 @@ DEFAULT_PROJECT = "prj_default"
 
 _TOKEN = re.compile(r"mg_([0-9a-f]{32})_([A-Za-z0-9_-]{20,100})")
 _NO_HASH = "0" * 64
-
-bearer = HTTPBearer(auto_error=False, description="A key of the form mg_<keyid>_<secret>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,23 +104,33 @@ def authenticate(session: Session, authorization: str | None, *, may_be_open: bo
     )
 
 
-@dataclass(frozen=True)
-class Requirement:
+class Requirement(HTTPBearer):
     """A dependency that gives the request's principal, which must have `scope`; None is content with any key.
 
     `or_metrics_token` is for /metrics: METAGRAFT_METRICS_TOKEN is let in as well, and while the database is away
-    whoever was let in without a key before.
+    whoever was let in without a key before. It is the description's security scheme itself, and asks for nothing but
+    the request: each dependency costs every request some of its time.
     """
 
-    scope: Scope | None
-    or_metrics_token: bool = False
+    def __init__(self, scope: Scope | None, *, or_metrics_token: bool = False) -> None:
+        super().__init__(
+            scheme_name="HTTPBearer", description="A key of the form mg_<keyid>_<secret>", auto_error=False
+        )
+        self.scope = scope
+        self.or_metrics_token = or_metrics_token
 
-    async def __call__(
-        self,
-        request: Request,
-        services: ServicesDep,
-        _documented: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
-    ) -> Principal:
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Requirement) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[Scope | None, bool]:
+        return self.scope, self.or_metrics_token
+
+    async def __call__(self, request: Request) -> Principal:  # type: ignore[override]
+        services: Services = request.app.state.services
         if self.or_metrics_token and _has_metrics_token(request, services.settings):
             return _METRICS_READER
         try:
@@ -138,7 +146,7 @@ class Requirement:
 
 def require(scope: Scope | None, *, or_metrics_token: bool = False) -> Requirement:
     """What a route depends on; a route without it is open to everybody."""
-    return Requirement(scope, or_metrics_token)
+    return Requirement(scope, or_metrics_token=or_metrics_token)
 
 
 async def _principal(request: Request, services: Services) -> Principal:

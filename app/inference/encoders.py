@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict, defaultdict
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import cast
 
 import structlog
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from app.settings import Settings
+from learning.encoders.image import ImageEncoder
 from learning.encoders.registry import Encoder, default_encoder, encoder_info, list_encoders, load_encoder
 from learning.errors import IncompatibleDomain, InvalidOptions, LearningError
 from learning.grafts import Graft, Graftable, is_graftable
 from learning.mixing import MixedEncoder, as_mixed
+from learning.onnx.image_runtime import can_run, image_runtime
 
 #: Encoders under a graft that are kept: each is a copy of the normalisation layers, of an image encoder of all of it.
 MAX_GRAFTED = 8
@@ -26,6 +29,7 @@ class Encoders:
 
     def __init__(self, settings: Settings) -> None:
         self.device = resolve_device(settings.device)
+        self._folder = settings.cache_dir / "onnx"
         self._extra = {name.strip() for name in settings.extra_encoders.split(",")}
         self._loaded: dict[str, Encoder] = {}
         self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -55,7 +59,7 @@ class Encoders:
         if name not in self._loaded:
             with self._loading[name]:
                 if name not in self._loaded:
-                    self._loaded[name] = load_encoder(name, device=self.device)
+                    self._loaded[name] = self._faster(load_encoder(name, device=self.device))
                     log.info("encoder_loaded", encoder=name, device=self.device)
         return self._loaded[name]
 
@@ -67,6 +71,16 @@ class Encoders:
                 f"the model was fitted on revision {fitted_on} of {name}, this installation has {encoder.revision}",
                 hint="adapt the model again",
             )
+
+    def _faster(self, encoder: Encoder) -> Encoder:
+        """The encoder with its runtime, where it has one of its own on this machine."""
+        if not isinstance(encoder, ImageEncoder) or not can_run(encoder):
+            return encoder
+        try:
+            return replace(encoder, runtime=image_runtime(encoder, self._folder, threads=torch.get_num_threads()))
+        except (LearningError, OSError) as error:
+            log.warning("encoder_without_runtime", encoder=encoder.name, reason=str(error))
+            return encoder
 
     def grafted(self, name: str, graft: Graft | None) -> Encoder:
         """The encoder under `graft` (None: as it is). The latest few are kept.

@@ -6,7 +6,7 @@ from fastapi import Depends, Request
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
-from app.dependencies import ServicesDep
+from app.dependencies import get_services
 from app.errors import ErrorItem, InvalidInput, UnsupportedMedia, items_from_validation
 from app.inference.schemas import PredictFields, PredictRequest
 from app.settings import Settings
@@ -34,15 +34,16 @@ OPENAPI_BODY: dict[str, Any] = {
 }
 
 
-async def _predict_request(request: Request, services: ServicesDep) -> PredictRequest:
+async def _predict_request(request: Request) -> PredictRequest:
+    settings = get_services(request).settings
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media == "multipart/form-data":
-        parsed = await _from_files(request, services.settings)
+        parsed = await _from_files(request, settings)
     elif media == "application/json" or media.endswith("+json") or not media:
         parsed = _from_json(await request.body())
     else:
         raise UnsupportedMedia("Send application/json, or multipart/form-data with image files.")
-    limit = services.settings.max_predict_inputs
+    limit = settings.max_predict_inputs
     if len(parsed.inputs) > limit:
         message = f"{len(parsed.inputs)} inputs were sent, at most {limit} are taken in one call."
         hint = "Split them, or run a batch_predict job over a dataset."

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from app.dependencies import Services, ServicesDep
+from app.dependencies import get_services
 from app.errors import ErrorItem, InvalidInput
 from app.inference.answering import answered
 from app.inference.requests import OPENAPI_BODY, PredictBody
@@ -42,12 +42,11 @@ async def predict(
     name: PathName,
     caller: Caller,
     body: PredictBody,
-    services: ServicesDep,
     request: Request,
     alias: Annotated[AliasName, Query(description="The alias whose version answers")] = LATEST,
 ) -> Response:
     """Answers every input; a bad one has an `error` in its place and does not disturb the others."""
-    return await _answer(services, request, caller, name, body, Selector(alias=alias))
+    return await _answer(request, caller, name, body, Selector(alias=alias))
 
 
 @router.post("/models/{name}/versions/{number}/predict", responses=ANSWER, openapi_extra=OPENAPI_BODY)
@@ -57,22 +56,19 @@ async def predict_with_version(
     number: PathVersion,
     caller: Caller,
     body: PredictBody,
-    services: ServicesDep,
     request: Request,
 ) -> Response:
     """The same, by one version."""
-    return await _answer(services, request, caller, name, body, Selector(number=number))
+    return await _answer(request, caller, name, body, Selector(number=number))
 
 
-async def _answer(
-    services: Services, request: Request, caller: Caller, name: str, body: PredictRequest, selector: Selector
-) -> Response:
+async def _answer(request: Request, caller: Caller, name: str, body: PredictRequest, selector: Selector) -> Response:
     def ask(version: ServedVersion, _learner: BaseLearner) -> Question:
         if version.modality != "image" and isinstance(body.inputs[0], bytes):
             raise _wrong_modality(version)
         return Question(inputs=body.inputs, top_k=body.top_k, explain=body.explain)
 
-    found = await answered(services, request, caller.project_id, name, selector, ask)
+    found = await answered(get_services(request), request, caller.project_id, name, selector, ask)
     answer = {"model": found.version.model, "version": found.version.number, "predictions": found.predictions}
     # Written straight: checking our own answer field by field would cost more than a tabular prediction.
     return Response(to_json(answer, inf_nan_mode="null"), media_type="application/json")

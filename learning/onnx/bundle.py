@@ -15,8 +15,6 @@ from learning.onnx.answers_graph import learner_model
 from learning.onnx.encoder_graph import EncoderGraph
 from learning.stacking import FittedStack
 
-#: The runtime that the tests run bundles with; the service itself has none.
-ONNXRUNTIME = "1.32.0"
 _PACKAGE = "learning.standalone"
 _MODULES = {"text": (), "image": ("image_reading",), "tabular": ("table_reading",)}
 _LIBRARIES = {"text": ("tokenizers",), "image": ("pillow",), "tabular": ()}
@@ -36,8 +34,8 @@ def bundle(learner: BaseLearner, encoder: EncoderGraph | None) -> Iterator[tuple
         source = resources.files(_PACKAGE).joinpath(f"{module}.py").read_text(encoding="utf-8")
         # There the files lie side by side.
         yield f"{module}.py", source.replace(f"from {_PACKAGE}.", "from ").encode()
-    libraries = [f"{name}=={version(name)}" for name in ("numpy", *_LIBRARIES[learner.modality])]
-    yield "requirements.txt", "\n".join([*libraries, f"onnxruntime=={ONNXRUNTIME}", ""]).encode()
+    libraries = [f"{name}=={version(name)}" for name in ("numpy", "onnxruntime", *_LIBRARIES[learner.modality])]
+    yield "requirements.txt", "\n".join([*libraries, ""]).encode()
 
 
 def _card(learner: BaseLearner, encoder: EncoderGraph | None) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Encoders as ONNX graphs, under a graft and without."""
 
-from importlib.metadata import version
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,6 @@ from torch import Tensor, nn
 from learning.encoders.image import ImageEncoder
 from learning.errors import IncompatibleDomain
 from learning.grafts import Graft
-from learning.onnx.bundle import ONNXRUNTIME
 from learning.onnx.encoder_graph import encoder_graph, encoder_model
 from tests.learning.tiny_encoder import TinyEncoder
 
@@ -64,7 +61,3 @@ def test_encoder_graph_says_so_when_the_exporter_cannot_write_an_encoder():
 def test_encoder_graph_says_so_when_an_encoder_is_of_another_kind():
     with pytest.raises(IncompatibleDomain, match="of no kind that is exported"):
         encoder_graph(TinyEncoder())
-
-
-def test_bundles_require_the_runtime_that_they_are_tested_with():
-    assert version("onnxruntime") == ONNXRUNTIME
