@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from app.inference.encoders import Encoders
+from app.settings import Settings
 from learning.encoders.image import ImageEncoder
 from learning.encoders.registry import default_encoder, load_encoder
 from learning.encoders.text import TextEncoder
@@ -30,7 +32,9 @@ Encode = Callable[[Sequence[Any], int], Any]
 
 
 def _metagraft(modality: str) -> Encode:
-    encoder = load_encoder(default_encoder(cast("Any", modality)))
+    """The encoder as the service runs it."""
+    with TemporaryDirectory() as folder:
+        encoder = Encoders(Settings(data_dir=Path(folder))).get(default_encoder(cast("Any", modality)))
 
     def encode(inputs: Sequence[Any], batch_size: int) -> Any:
         return encoder.encode(inputs, batch_size=batch_size).numpy()

@@ -78,7 +78,7 @@ def fitted(engine, storage, modality, task, *, grafted) -> str:
 
 
 def zipped(engine, storage, artifact):
-    learner = engine.learners.get(artifact)
+    learner = engine.serving.models.get(artifact).learner
     model = Model(name="m", modality=learner.modality, task=learner.task)
     version = ModelVersion(
         number=1, strategy="target_only", encoder=learner.encoder, dataset="ds_1", report={}, lineage={},

@@ -35,6 +35,15 @@ class Encoder:
         rows = [[float("nan") if "NaN" in text else len(text), text.count("a") + 1.0] for text in inputs]
         return torch.nn.functional.normalize(torch.tensor(rows), dim=1)
 
+    def ready(self, inputs: list[str]) -> list[str]:
+        return inputs
+
+    def size_of(self, ready: str) -> int:
+        return len(ready)
+
+    def encode_mixed(self, ready: list[str], grafts: list[None]) -> torch.Tensor:
+        return self.encode(ready)
+
 
 @pytest.fixture
 def services(client: Any) -> Services:

@@ -45,7 +45,8 @@ def train_setfit(
     generator = torch.Generator().manual_seed(seed)
     pairs = balanced_pairs(labels, generator) if rounds is None else round_pairs(labels, rounds, generator)
     module = deepcopy(encoder.module).requires_grad_(True).train()
-    tuned = replace(encoder, module=module, fingerprint=lambda: "")
+    # Without its packed form, which holds the weights as they were.
+    tuned = replace(encoder, module=module, packed=None, fingerprint=lambda: "")
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator
         torch.manual_seed(seed)
         _train(tuned, encoder.tokenise(texts), pairs)
