@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
+import structlog
 import torch
 from PIL import Image
 
@@ -120,6 +121,8 @@ def _input(value: str, modality: str, *, decoded: bool) -> Any:
 
 def main() -> None:
     backend, modality = sys.argv[1:]
+    # What is logged must not get between the lines of JSON.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     encode = _BACKENDS[backend](modality)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

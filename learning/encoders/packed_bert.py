@@ -14,19 +14,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from learning.encoders.frozen_linear import FrozenLinear, frozen_linear
 from learning.grafts import graft_points
 from learning.mixing import GraftedRows, GraftLayout
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Linear:
+    """x W^T + b; weights of half precision compute in theirs."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, rows_TF: Tensor) -> Tensor:
+        # oneDNN's own layout of weights is no faster here, and it keeps memory for every number of rows it ever saw.
+        return F.linear(rows_TF.to(self.weight.dtype), self.weight, self.bias).to(rows_TF.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Layer:
     """One transformer layer; `after_attention` and `after_feed_forward` name its normalisations."""
 
-    attend: FrozenLinear
-    join: FrozenLinear
-    widen: FrozenLinear
-    narrow: FrozenLinear
+    attend: _Linear
+    join: _Linear
+    widen: _Linear
+    narrow: _Linear
     after_attention: str
     after_feed_forward: str
 
@@ -44,7 +55,7 @@ class _Run:
 class PackedBert:
     """The states of a `transformers` BertModel, averaged over each text's tokens.
 
-    It shares the embeddings with that model and holds the other weights in a layout of its own.
+    It shares that model's weights, but for queries, keys and values, which it holds side by side.
     """
 
     words_VF: Tensor
@@ -89,7 +100,7 @@ class PackedBert:
         for layer in self.layers:
             mixed_TF = layer.join(self._attention(layer.attend(states_TF), runs)).add_(states_TF)
             states_TF = normalise(layer.after_attention, mixed_TF)
-            mixed_TF = layer.narrow(layer.widen(states_TF)).add_(states_TF)
+            mixed_TF = layer.narrow(F.gelu(layer.widen(states_TF))).add_(states_TF)
             states_TF = normalise(layer.after_feed_forward, mixed_TF)
         sums_BF = torch.zeros(len(order), states_TF.shape[1], device=device).index_add_(0, text_T, states_TF)
         means_BF = torch.empty_like(sums_BF)
@@ -155,14 +166,16 @@ def _is_plain_bert(module: nn.Module) -> bool:
 def _layer(layer: Any, place: int, dtype: torch.dtype) -> _Layer:
     attention = layer.attention.self
     parts = (attention.query, attention.key, attention.value)
+
+    def linear(weight: Tensor, bias: Tensor) -> _Linear:
+        return _Linear(weight=weight.detach().to(dtype), bias=bias.detach().to(dtype))
+
     joined, wide, narrow = layer.attention.output.dense, layer.intermediate.dense, layer.output.dense
     return _Layer(
-        attend=frozen_linear(
-            torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]), dtype=dtype
-        ),
-        join=frozen_linear(joined.weight, joined.bias, dtype=dtype),
-        widen=frozen_linear(wide.weight, wide.bias, gelu=True, dtype=dtype),
-        narrow=frozen_linear(narrow.weight, narrow.bias, dtype=dtype),
+        attend=linear(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])),
+        join=linear(joined.weight, joined.bias),
+        widen=linear(wide.weight, wide.bias),
+        narrow=linear(narrow.weight, narrow.bias),
         after_attention=f"encoder.layer.{place}.attention.output.LayerNorm",
         after_feed_forward=f"encoder.layer.{place}.output.LayerNorm",
     )

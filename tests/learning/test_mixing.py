@@ -11,7 +11,6 @@ from PIL import Image
 from torch import nn
 from torch.func import functional_call
 
-from learning.encoders.frozen_linear import FrozenLinear, frozen_linear
 from learning.encoders.packed_bert import PackedBert
 from learning.encoders.registry import load_encoder
 from learning.encoders.text import TextEncoder
@@ -157,16 +156,6 @@ def test_layout_finds_each_point_in_the_vector():
     assert {name: value.tolist() for name, value in layout.split(layout.root[None]).items()} == {
         "a": [[1, 2]], "b": [[3]],
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("gelu", [False, True])
-def test_frozen_linear_is_the_plain_layer_whatever_its_layout(gelu: bool):
-    generator = torch.Generator().manual_seed(0)
-    weight, bias = torch.randn(24, 16, generator=generator), torch.randn(24, generator=generator)
-    plain = FrozenLinear(weight=weight, bias=bias, gelu=gelu, is_packed=False)
-    for n_rows in (1, 7, 600):
-        rows = torch.randn(n_rows, 16, generator=generator)
-        torch.testing.assert_close(frozen_linear(weight, bias, gelu=gelu)(rows), plain(rows), rtol=0, atol=1e-5)
 
 
 def test_half_precision_stays_near(minilm: TextEncoder, texts: Bench):
