@@ -44,7 +44,7 @@ def _metagraft(modality: str) -> Encode:
 
 
 def _onnxruntime(modality: str) -> Encode:
-    """The encoder's graph in fp32, with the runtime's own defaults: all cores, every optimisation of the graph."""
+    """The encoder's graph in fp32, every optimisation of it, and as many threads as torch has."""
     encoder = load_encoder(default_encoder(cast("Any", modality)))
     if isinstance(encoder, TextEncoder):
         return _onnx_text(encoder)
@@ -59,7 +59,9 @@ def _session(model: torch.nn.Module, example: tuple[torch.Tensor, ...], names: S
             model.eval(), example, path, input_names=list(names), output_names=["features"], dynamic_axes=axes,
             opset_version=17, dynamo=False,
         )  # fmt: skip
-        return runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 class _Pooled(torch.nn.Module):

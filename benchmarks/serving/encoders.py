@@ -42,7 +42,7 @@ def run(bench: Bench) -> Section:
     goals.append(goal("encoders: largest difference of a feature", [far], SAME_WITHIN, "", at_most=True))
     return Section(
         name="encoders",
-        protocol=f"Batches of {BATCH}, from texts and from decoded images; both sides with their default threads.",
+        protocol=f"Batches of {BATCH}, from texts and from decoded images; both with as many threads as torch takes.",
         tables=[Table(title="Inputs/s:", head=("work", OWN, OTHER), lines=lines)],
         goals=goals,
     )
