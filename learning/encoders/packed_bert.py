@@ -44,10 +44,11 @@ class _Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """Texts of one length, which stand side by side: rows `start` to `stop` of the tokens."""
+    """Texts of one length, which stand side by side: rows `start` to `stop` of the tokens, the texts from `first` on."""
 
     start: int
     stop: int
+    first: int
     n_texts: int
 
 
@@ -94,9 +95,9 @@ class PackedBert:
         place_T = torch.cat([torch.arange(length, device=device) for length in lengths])
         token_T = torch.tensor([token for row in order for token in texts[row]], device=device)
         index_B = torch.tensor(order, device=device)
-        normalise = self._normalisation(grafted, index_B, text_T)
-        states_TF = normalise("embeddings.LayerNorm", self.words_VF[token_T] + self.places_LF[place_T])
         runs = list(_runs(lengths))
+        normalise = self._normalisation(grafted, index_B, runs)
+        states_TF = normalise("embeddings.LayerNorm", self.words_VF[token_T] + self.places_LF[place_T])
         for layer in self.layers:
             mixed_TF = layer.join(self._attention(layer.attend(states_TF), runs)).add_(states_TF)
             states_TF = normalise(layer.after_attention, mixed_TF)
@@ -120,37 +121,44 @@ class PackedBert:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _normalisation(
-        self, grafted: GraftedRows | None, order_B: Tensor, text_T: Tensor
+        self, grafted: GraftedRows | None, order_B: Tensor, runs: Sequence[_Run]
     ) -> Callable[[str, Tensor], Tensor]:
         """The function that normalises states as the layer of a name does, for each token under its text's graft."""
         if grafted is None:
-            return partial(_normalised, values=self.layout.points, graft_T=None, epsilon=self.epsilon)
-        values = self.layout.split(grafted.values_GP)
+            return partial(_normalised, values=self.layout.points, epsilon=self.epsilon)
         if grafted.is_uniform:
-            same = {name: value_GF[0] for name, value_GF in values.items()}
-            return partial(_normalised, values=same, graft_T=None, epsilon=self.epsilon)
-        return partial(_normalised, values=values, graft_T=grafted.graft_B[order_B][text_T], epsilon=self.epsilon)
+            same = {name: value_GF[0] for name, value_GF in self.layout.split(grafted.values_GP).items()}
+            return partial(_normalised, values=same, epsilon=self.epsilon)
+        values = self.layout.split(grafted.values_GP[grafted.graft_B[order_B]])
+        return partial(_normalised_by_text, values=values, runs=runs, epsilon=self.epsilon)
 
 
-def _normalised(
-    layer: str, states_TF: Tensor, *, values: Mapping[str, Tensor], graft_T: Tensor | None, epsilon: float
-) -> Tensor:
-    scale, shift = values[f"{layer}.weight"], values[f"{layer}.bias"]
+def _normalised(layer: str, states_TF: Tensor, *, values: Mapping[str, Tensor], epsilon: float) -> Tensor:
     shape = (states_TF.shape[1],)
-    if graft_T is None:
-        return F.layer_norm(states_TF, shape, scale, shift, epsilon)
-    normal_TF = F.layer_norm(states_TF, shape, None, None, epsilon)
-    return torch.addcmul(shift[graft_T], normal_TF, scale[graft_T])
+    return F.layer_norm(states_TF, shape, values[f"{layer}.weight"], values[f"{layer}.bias"], epsilon)
+
+
+def _normalised_by_text(
+    layer: str, states_TF: Tensor, *, values: Mapping[str, Tensor], runs: Sequence[_Run], epsilon: float
+) -> Tensor:
+    """`values` are (B, F). Run by run a text's scale and shift are not copied for each of its tokens."""
+    width = states_TF.shape[1]
+    normal_TF = F.layer_norm(states_TF, (width,), None, None, epsilon)
+    scale_B1F, shift_B1F = (values[f"{layer}.{part}"][:, None] for part in ("weight", "bias"))
+    for run in runs:
+        tokens_NLF = normal_TF[run.start : run.stop].view(run.n_texts, -1, width)
+        texts = slice(run.first, run.first + run.n_texts)
+        torch.addcmul(shift_B1F[texts], tokens_NLF, scale_B1F[texts], out=tokens_NLF)
+    return normal_TF
 
 
 def _runs(lengths: Sequence[int]) -> Iterator[_Run]:
-    start = 0
+    start = first = 0
     for length, same in groupby(lengths):
         n_texts = len(list(same))
-        if length == 0:
-            continue
-        yield _Run(start=start, stop=start + n_texts * length, n_texts=n_texts)
-        start += n_texts * length
+        if length:
+            yield _Run(start=start, stop=start + n_texts * length, first=first, n_texts=n_texts)
+        start, first = start + n_texts * length, first + n_texts
 
 
 def _is_plain_bert(module: nn.Module) -> bool:
