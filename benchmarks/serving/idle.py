@@ -37,9 +37,9 @@ def run(bench: Bench) -> Section:
     return Section(
         name="idle",
         protocol=(
-            f"One request at a time, {REQUESTS} a repeat, each after {1000 * PAUSE_SECONDS:.0f} ms of rest, in turn with "
-            "the same inputs one by one through `Encoder.encode` in a process of its own, after as long a rest. p50 of "
-            "each."
+            f"One request at a time, {REQUESTS} a repeat, each after {1000 * PAUSE_SECONDS:.0f} ms of rest, in turn "
+            "with the same inputs one by one through `Encoder.encode` in a process of its own, after as long a rest. "
+            "p50 of each."
         ),
         tables=[Table(title="Latency:", head=("input", "bare ms", "over HTTP ms", "added ms"), lines=lines)],
         goals=goals,

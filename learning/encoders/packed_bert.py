@@ -44,7 +44,7 @@ class _Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """Texts of one length, which stand side by side: rows `start` to `stop` of the tokens, the texts from `first` on."""
+    """Texts of one length, side by side: rows `start` to `stop` of the tokens, `n_texts` texts from `first` on."""
 
     start: int
     stop: int
