@@ -55,24 +55,29 @@ def _open(data: bytes) -> Image.Image:
 
 
 def check_image(data: bytes, limits: ImageLimits) -> ImageInfo:
-    """What the image is, once its size was checked and its first frame decoded whole.
+    """What the image is, once `decoded` had no complaint. Raises `BadImage`."""
+    image = decoded(data, limits)
+    return ImageInfo(Image.MIME.get(image.format or "", "application/octet-stream"), *image.size)
+
+
+def decoded(data: bytes, limits: ImageLimits) -> Image.Image:
+    """The image with its first frame decoded whole, once its size was checked.
 
     Raises:
         BadImage: it is too large, of no known kind, damaged, or of pixels that are no colours.
     """
     if len(data) > limits.max_image_bytes:
         raise BadImage("image_too_large", f"has {len(data)} bytes, more than {limits.max_image_bytes}")
-    with _open(data) as image:
-        width, height = image.size
-        _check_pixels(width, height, limits)
-        _check_scans(data, width * height, limits)
-        media_type = Image.MIME.get(image.format or "", "application/octet-stream")
-        try:
-            image.load()
-        except Exception as error:
-            raise BadImage("damaged_image", f"cannot be decoded: {_said(error)}") from error
-        _check_colours(image)
-    return ImageInfo(media_type, width, height)
+    image = _open(data)  # left open: what turns it upright may yet read its tags
+    width, height = image.size
+    _check_pixels(width, height, limits)
+    _check_scans(data, width * height, limits)
+    try:
+        image.load()
+    except Exception as error:
+        raise BadImage("damaged_image", f"cannot be decoded: {_said(error)}") from error
+    _check_colours(image)
+    return image
 
 
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:

@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from app.datasets.images import FORMATS, BadImage, check_image
+from PIL import Image
+
+from app.datasets.images import FORMATS, BadImage, decoded
 from app.settings import Settings
 from learning.errors import InvalidData
 
@@ -40,6 +42,11 @@ def parser_for(modality: str, columns: Mapping[str, str], settings: Settings) ->
 
 def image_bytes(value: Any, settings: Settings) -> bytes:
     """The encoded image in `value`: raw bytes, base64 or a data URL."""
+    return read_image(value, settings)[0]
+
+
+def read_image(value: Any, settings: Settings) -> tuple[bytes, Image.Image]:
+    """The encoded image in `value`, and the same decoded, which costs as much as encoding a small one."""
     if isinstance(value, bytes):
         data = value
     elif isinstance(value, str):
@@ -49,11 +56,10 @@ def image_bytes(value: Any, settings: Settings) -> bytes:
             f"an image was expected, got {_kind(value)}", code="wrong_type", hint="send base64, a data URL or a file"
         )
     try:
-        check_image(data, settings)
+        return data, decoded(data, settings)
     except BadImage as error:
         hint = f"send one of {', '.join(FORMATS)}, complete and within the limits"
         raise BadItem(f"the image {error.message}", code=error.code, hint=hint) from None
-    return data
 
 
 def _from_base64(value: str, limit: int) -> bytes:

@@ -22,7 +22,7 @@ from app.inference.answers import Prediction, predictions
 from app.inference.batching import Call, MicroBatcher
 from app.inference.encoders import Encoders
 from app.inference.inputs import attempt, content_key, error_of, isolating, merged, table_of
-from app.inference.items import Row, parser_for
+from app.inference.items import Row, parser_for, read_image, text
 from app.inference.loading import stored_learner
 from app.inference.meter import Meter
 from app.inference.model_cache import ModelCache
@@ -168,13 +168,12 @@ class Serving:
         """Reads the inputs and submits the good ones."""
         learner = model.learner
         encoder = self.encoders.mixed(learner.encoder)
-        parse = parser_for(learner.modality, learner.columns, self.settings)
 
         def read(value: Any) -> EncodedRow:
-            parsed = parse(value)
-            ready = encoder.ready([parsed])[0]
+            content, decoded = _read(learner.modality, value, self.settings)
+            ready = encoder.ready([decoded])[0]
             return EncodedRow(
-                model=model, ready=ready, key=content_key(parsed), size=encoder.size_of(ready), question=question
+                model=model, ready=ready, key=content_key(content), size=encoder.size_of(ready), question=question
             )
 
         read_rows = [attempt(read, value) for value in question.inputs]
@@ -239,6 +238,18 @@ class _Pending:
 
     def answers(self, good: Sequence[Prediction]) -> list[Prediction]:
         return merged(self.parsed, good)
+
+
+def _read(modality: str, value: Any, settings: Settings) -> tuple[str | bytes, Any]:
+    """What an input is known by, and what an encoder makes ready: a text twice; the bytes of an image, and it decoded.
+
+    Raises:
+        BadItem: it is not of the modality, or beyond a limit.
+    """
+    if modality == "image":
+        return read_image(value, settings)
+    content = text(value, settings)
+    return content, content
 
 
 def _headed(rows: Sequence[EncodedRow], matrix_NF: Tensor) -> list[Prediction]:

@@ -9,14 +9,14 @@ from benchmarks.serving.bench import Bench, Samples, complaints_in, interleaved,
 from benchmarks.serving.intervals import ratios
 from benchmarks.serving.load import Request
 from benchmarks.serving.metagraft import DEFAULT_TABLE, NAME, serving
-from benchmarks.serving.peers.running import MLSERVER, MLSERVER_PIPELINE
+from benchmarks.serving.peers.running import MLSERVER, MLSERVER_PIPELINE, MLSERVER_WORKER
 from benchmarks.serving.results import LOAD_HEAD, Section, Table, figure, goal, load_cells
 from benchmarks.serving.systems import Input, System
 
 CONCURRENCY = {"tabular": (1, 8, 32), "text": (1, 8, 16, 32), "image": (1, 8, 32)}
 QUICK_CONCURRENCY = (8,)
 #: Without worker processes MLServer is cheapest. A runtime of scikit-learn is what its users serve a table with.
-COMPARED = (MLSERVER_PIPELINE, MLSERVER)
+COMPARED = (MLSERVER_PIPELINE, MLSERVER_WORKER, MLSERVER)
 _WORK = {
     "tabular": (
         "one row of ten numbers; the same linear head on the same quantile scores everywhere, but in MLServer's own "

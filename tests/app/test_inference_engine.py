@@ -75,6 +75,18 @@ def test_predict_puts_an_error_in_the_place_of_a_bad_image(engine, image_model):
     assert answers[-1]["label"] == "warm"
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_predict_looks_at_an_image_as_its_orientation_says(engine, image_model, kind):
+    upright = Image.linear_gradient("L").convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    turned, plain = io.BytesIO(), io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_90).save(turned, kind, exif=exif)
+    upright.save(plain, kind)
+    first, second = engine.predict(image_model, [turned.getvalue(), plain.getvalue()])
+    assert first["probability"] == pytest.approx(second["probability"], abs=1e-6)
+
+
 def test_predict_examples_answers_every_row_and_keeps_the_features(engine, text_model):
     new = encoded("text", ["a superb film", "an awful film", "a superb film"], ["good", "bad", "good"])
     seen: list[tuple[int, int]] = []
