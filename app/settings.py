@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -70,6 +70,9 @@ class Settings(BaseSettings):
         64 * 2**20, ge=0, description="Most memory for features of inputs that were asked about before"
     )
     batch_size: int = Field(32, ge=1, description="Most texts or images encoded at once")
+    serving_precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="Matrix products of text encoders when predicting; bf16 needs a CPU or GPU made for it"
+    )
     queue_limit: int = Field(2_000, ge=1, description="Texts or images that may wait for an encoder before 503")
     deadline_seconds: float = Field(60.0, gt=0, description="Longest a prediction may take before 504")
     extra_encoders: str = Field("", description="Encoders clients may name besides the built-in: hf:…, timm:…")

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from app.settings import Settings
 from learning.encoders.image import ImageEncoder
+from learning.encoders.packed_bert import PackedBert
 from learning.encoders.registry import Encoder, default_encoder, encoder_info, list_encoders, load_encoder
+from learning.encoders.text import TextEncoder
 from learning.errors import IncompatibleDomain, InvalidOptions, LearningError
 from learning.grafts import Graft, Graftable, is_graftable
 from learning.mixing import MixedEncoder, as_mixed
@@ -29,6 +31,8 @@ class Encoders:
 
     def __init__(self, settings: Settings) -> None:
         self.device = resolve_device(settings.device)
+        self._is_half = settings.serving_precision == "bf16"
+        self._half: dict[str, Encoder] = {}
         self._folder = settings.cache_dir / "onnx"
         self._extra = {name.strip() for name in settings.extra_encoders.split(",")}
         self._loaded: dict[str, Encoder] = {}
@@ -108,6 +112,16 @@ class Encoders:
     def mixed(self, name: str) -> MixedEncoder:
         """The encoder as one whose batches may mix grafts, which every encoder of the registry is. Raises as `get`."""
         return as_mixed(self.get(name))
+
+    def serving(self, name: str) -> MixedEncoder:
+        """`mixed` as predictions use it: in half precision where the settings say so. Raises as `get`."""
+        encoder = self.get(name)
+        if not self._is_half or not isinstance(encoder, TextEncoder) or encoder.packed is None:
+            return as_mixed(encoder)
+        with self._grafting:
+            if name not in self._half:
+                self._half[name] = replace(encoder, packed=PackedBert.of(encoder.module, dtype=torch.bfloat16))
+            return as_mixed(self._half[name])
 
     def points(self, name: str) -> dict[str, Tensor]:
         """What a graft of the encoder moves, in the order of a flat graft. Raises as `get`."""

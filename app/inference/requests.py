@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from app.dependencies import get_services
@@ -12,6 +13,8 @@ from app.inference.schemas import PredictFields, PredictRequest
 from app.settings import Settings
 
 _FIELDS = ("top_k", "explain")
+#: A larger body is parsed in a thread, so that other requests need not wait for it.
+_SMALL_BODY = 64 * 2**10
 
 OPENAPI_BODY: dict[str, Any] = {
     "requestBody": {
@@ -40,7 +43,8 @@ async def _predict_request(request: Request) -> PredictRequest:
     if media == "multipart/form-data":
         parsed = await _from_files(request, settings)
     elif media == "application/json" or media.endswith("+json") or not media:
-        parsed = _from_json(await request.body())
+        body = await request.body()
+        parsed = _from_json(body) if len(body) <= _SMALL_BODY else await run_in_threadpool(_from_json, body)
     else:
         raise UnsupportedMedia("Send application/json, or multipart/form-data with image files.")
     limit = settings.max_predict_inputs

@@ -195,7 +195,7 @@ class Serving:
 
     def _work(self, name: str, rows: Sequence[EncodedRow]) -> list[Prediction | Exception]:
         """Encodes what is new, all of it in one batch, then applies each model's heads to its rows."""
-        encoder = self.encoders.mixed(name)
+        encoder = self.encoders.serving(name)
         features = self._features(encoder, rows)
         groups: defaultdict[tuple[str, int, bool], list[int]] = defaultdict(list)
         answers: list[Prediction | Exception] = [{} for _ in rows]

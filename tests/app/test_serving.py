@@ -142,6 +142,19 @@ def test_input_that_comes_again_is_not_encoded_again(storage: Storage, models: l
     engine.close()
 
 
+def test_half_precision_answers_nearly_the_same(
+    storage: Storage, models: list[str], alone: dict[tuple[int, str], dict[str, Any]], tmp_path: Any
+) -> None:
+    half = InferenceEngine(Settings(data_dir=tmp_path, serving_precision="bf16", recent_features_bytes=0), storage)
+    gaps = []
+    for place, artifact in enumerate(models):
+        for query, answer in zip(QUERIES, half.predict(artifact, QUERIES), strict=True):
+            expected = alone[place, query]["probabilities"]
+            gaps += [abs(answer["probabilities"][name] - expected[name]) for name in expected]
+    half.close()
+    assert 0 < max(gaps) < 0.02
+
+
 # --- an encoder that is slow, or fails -------------------------------------------------------------------------------
 
 
