@@ -64,11 +64,6 @@ class MixedEncoder(Encoder, Protocol):
         ...
 
 
-def can_mix(encoder: Encoder) -> bool:
-    """Whether `encoder` is a `MixedEncoder`."""
-    return hasattr(encoder, "encode_mixed")
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GraftedRows:
     """The grafts of a batch: `values_GP` are whole scales and shifts, `graft_B` says which of them a row wears."""
