@@ -183,7 +183,7 @@ class Observer:
 
 
 def _write_access_line(scope: Scope, route: str, status: int, seconds: float, level: int) -> None:
-    """The line that every request has, written straight: through all of logging it would cost a tenth of a prediction.
+    """The line that every request has, written straight: the way through all of logging is long.
 
     It looks like those that `configure_logging` makes.
     """

@@ -26,6 +26,11 @@ _TURN = 0.25
 _LATEST = 0.2
 
 
+def too_late() -> DeadlineExceeded:
+    """What a call ends with that had no answer in time."""
+    return DeadlineExceeded("No answer within METAGRAFT_DEADLINE_SECONDS: the service is busy. Try again.")
+
+
 class Call(Generic[Row, Answer]):
     """The rows of one caller. `future` gives their answers in order, or the error that ended the call.
 
@@ -47,7 +52,7 @@ class Call(Generic[Row, Answer]):
     def is_open(self, now: float) -> bool:
         """Whether somebody still waits; a call past its deadline is ended here."""
         if not self.future.done() and now > self.deadline:
-            self.fail(DeadlineExceeded("No answer within METAGRAFT_DEADLINE_SECONDS: the service is busy. Try again."))
+            self.fail(too_late())
         return not self.future.done()
 
     def answer(self, place: int, answer: Answer | Exception) -> None:

@@ -17,9 +17,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from app.errors import DeadlineExceeded
 from app.inference.answers import Prediction, predictions
-from app.inference.batching import Call, MicroBatcher
+from app.inference.batching import Call, MicroBatcher, too_late
 from app.inference.encoders import Encoders
 from app.inference.inputs import attempt, content_key, error_of, isolating, merged, table_of
 from app.inference.items import Row, parser_for, read_image, text
@@ -34,8 +33,8 @@ from learning.errors import InvalidData, NonFiniteFeatures
 from learning.mixing import MixedEncoder
 from learning.types import Features
 
-#: Tables of so many rows, and so many characters of text, are dealt with at once: a thread would cost more.
-_FEW_ROWS, _FEW_CHARACTERS = 16, 8_000
+#: So many cells of a table, and so many characters of text, are dealt with at once: a thread would cost more.
+_FEW_CELLS, _FEW_CHARACTERS = 300, 8_000
 #: Most work of one batch in the encoder's unit (tokens, images), so that nobody waits long behind long texts.
 _BATCH_SIZE = 2_048
 #: Threads that decode images and long texts.
@@ -100,7 +99,7 @@ class Serving:
             return pending.answers(pending.call.future.result(self.settings.deadline_seconds))
         except FutureTimeout:
             pending.call.future.cancel()
-            raise _too_late() from None
+            raise too_late() from None
 
     async def answer(self, model: ServedModel | str, question: Question) -> list[Prediction]:
         """One prediction object per input, in order, or `{"error": {code, message, hint}}` where an input is bad.
@@ -136,7 +135,7 @@ class Serving:
             async with asyncio.timeout(self.settings.deadline_seconds):
                 return pending.answers(await waiting)
         except TimeoutError:
-            raise _too_late() from None
+            raise too_late() from None
 
     def check_input(self, artifact: str, value: Any) -> Any:
         """One input made ready: a string, image bytes, or a row of the model's columns.
@@ -264,18 +263,14 @@ def _is_small(model: ServedModel, inputs: Sequence[Any]) -> bool:
     """Whether reading the inputs takes less than giving them to a thread."""
     if model.learner.modality == "text":
         return sum(len(value) for value in inputs if isinstance(value, str)) <= _FEW_CHARACTERS
-    return model.learner.modality == "tabular" and len(inputs) <= _FEW_ROWS
+    return model.learner.modality == "tabular" and len(inputs) * len(model.learner.columns) <= _FEW_CELLS
 
 
 def is_immediate(model: ServedModel, question: Question) -> bool:
-    """Whether the answer takes no waiting and hardly any time: a few rows for a model of tables."""
-    return model.learner.modality == "tabular" and len(question.inputs) <= _FEW_ROWS
+    """Whether the answer takes no waiting and hardly any time: a few cells for a model of tables."""
+    return model.learner.modality == "tabular" and _is_small(model, question.inputs)
 
 
 def _not_finite(encoder: str) -> NonFiniteFeatures:
     message = f"the encoder {encoder} makes no finite numbers of an input"
     return NonFiniteFeatures(message, hint="leave that input out")
-
-
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("No answer within METAGRAFT_DEADLINE_SECONDS: the service is busy. Try again.")

@@ -1,4 +1,4 @@
-"""An image encoder's network in ONNX Runtime, which on a CPU runs it in less than half of torch's time.
+"""An image encoder's network in ONNX Runtime, which on a CPU is faster at it than torch.
 
 Two graphs: one with the normalisation layers folded into the convolutions, for the rootstock, and one that takes each
 row's scales and shifts, for grafts. They are traced once and kept as files.

@@ -46,7 +46,7 @@ def new_key(session: Session) -> None:
     create_key(session, project_id=DEFAULT_PROJECT, name="k", scopes=["predict"])
 
 
-def revoke_all(session: Session) -> None:
+def touch_all_keys(session: Session) -> None:
     session.execute(update(ApiKey).values(revoked_at=None))
 
 
@@ -72,7 +72,7 @@ def other(settings: Settings) -> Database:
     return Database(settings)
 
 
-CHANGES = [new_key, revoke_all, move, forget_aliases, remove_version, remove_model]
+CHANGES = [new_key, touch_all_keys, move, forget_aliases, remove_version, remove_model]
 
 
 @pytest.mark.parametrize("change", CHANGES)
