@@ -12,6 +12,7 @@ from app.db import Database
 from app.dependencies import Services
 from app.inference.engine import InferenceEngine
 from app.inference.router import router as predict_router
+from app.inference.threads import compute_alone
 from app.jobs.router import router as jobs_router
 from app.jobs.sweeper import Sweeper
 from app.keys.router import router as keys_router
@@ -42,6 +43,7 @@ def make_services(settings: Settings) -> Services:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    compute_alone()
     services: Services = app.state.services
     sweeper = Sweeper(services)
     sweeper.start()

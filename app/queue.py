@@ -66,7 +66,8 @@ class HintSender:
     def check(self) -> None:
         """Raises where the broker cannot be reached."""
         with self._celery.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=2)
+            # By default two seconds pass before the second try, and nobody is ready until then.
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
 
     def close(self) -> None:
         self._celery.close()

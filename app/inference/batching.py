@@ -78,7 +78,8 @@ class MicroBatcher(Generic[Row, Answer]):
     """One thread that works on batches of rows, of whatever calls they are.
 
     `work` gets the rows of a batch and returns for each its answer, or the exception that ends its call. `size_of` says
-    how much work a row is: a batch holds at most `batch_rows` rows and, unless it is one row, at most `batch_size`.
+    how much work a row is: a batch holds at most `batch_rows` rows and, unless it is one row, at most `batch_size`. The
+    thread calls `begin` before all else.
     """
 
     def __init__(
@@ -90,7 +91,9 @@ class MicroBatcher(Generic[Row, Answer]):
         queue_limit: int,
         size_of: Callable[[Row], int] = lambda _row: 1,
         batch_size: float = float("inf"),
+        begin: Callable[[], None] | None = None,
     ) -> None:
+        self._begin = begin
         self._work, self._size_of = work, size_of
         self._batch_rows, self._batch_size, self._queue_limit = batch_rows, batch_size, queue_limit
         self._calls: deque[Call[Row, Answer]] = deque()
@@ -137,6 +140,8 @@ class MicroBatcher(Generic[Row, Answer]):
         )
 
     def _run(self) -> None:
+        if self._begin is not None:
+            self._begin()
         while (batch := self._next()) is not None:
             if batch:
                 self._answer(batch)

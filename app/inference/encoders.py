@@ -86,6 +86,11 @@ class Encoders:
             log.warning("encoder_without_runtime", encoder=encoder.name, reason=str(error))
             return encoder
 
+    def has_own_threads(self, name: str) -> bool:
+        """Whether the encoder runs outside torch, on threads that are not torch's. Raises as `get`."""
+        encoder = self.get(name)
+        return isinstance(encoder, ImageEncoder) and encoder.runtime is not None
+
     def grafted(self, name: str, graft: Graft | None) -> Encoder:
         """The encoder under `graft` (None: as it is). The latest few are kept.
 

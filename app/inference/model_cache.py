@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from app.inference.served import ServedModel
+from app.inference.threads import compute_alone
 
 LOADERS = 2
 #: Counts are halved after so many look-ups for each model kept.
@@ -44,7 +45,7 @@ class ModelCache:
         self._lookups = 0
         self._loading: dict[str, Future[ServedModel]] = {}
         self._lock = threading.Lock()
-        self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="load-model")
+        self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="load-model", initializer=compute_alone)
 
     def __len__(self) -> int:
         return len(self._kept)

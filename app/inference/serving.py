@@ -27,6 +27,7 @@ from app.inference.meter import Meter
 from app.inference.model_cache import ModelCache
 from app.inference.recent import RecentFeatures
 from app.inference.served import ServedModel, served_model
+from app.inference.threads import compute_alone
 from app.settings import Settings
 from app.storage import Storage
 from learning.errors import InvalidData, NonFiniteFeatures
@@ -78,7 +79,7 @@ class Serving:
         self.recent = RecentFeatures(max_bytes=settings.recent_features_bytes)
         self.batchers: dict[str, Batcher] = {}
         self._making = threading.Lock()
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read-inputs")
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read-inputs", initializer=compute_alone)
 
     def close(self) -> None:
         """Ends the threads; calls that wait get an error."""
@@ -189,6 +190,7 @@ class Serving:
                     self.batchers[encoder] = MicroBatcher(
                         encoder, lambda rows: self._work(encoder, rows), batch_rows=self.settings.batch_size,
                         queue_limit=self.settings.queue_limit, size_of=lambda row: row.size, batch_size=_BATCH_SIZE,
+                        begin=compute_alone if self.encoders.has_own_threads(encoder) else None,
                     )  # fmt: skip
         return self.batchers[encoder]
 
@@ -215,17 +217,19 @@ class Serving:
         found = {key: self.recent.get(key) for key in set(keys)}
         missing = {key: row for key, row in zip(keys, rows, strict=True) if found[key] is None}
         if missing:
-            with self.encoders.turn(encoder.name):
-                began = time.perf_counter()
-                new = encoder.encode_mixed(
-                    [row.ready for row in missing.values()], [row.model.graft for row in missing.values()]
-                )
-                self.meter.add(encoder.name, len(missing), time.perf_counter() - began)
+            new = self._encoded(encoder, list(missing.values()))
             for key, row_F in zip(missing, new, strict=True):
                 found[key] = row_F
                 if bool(torch.isfinite(row_F).all()):
                     self.recent.put(key, row_F.clone())
         return [cast("Tensor", found[key]) for key in keys]
+
+    def _encoded(self, encoder: MixedEncoder, rows: Sequence[EncodedRow]) -> Tensor:
+        with self.encoders.turn(encoder.name):
+            began = time.perf_counter()
+            encoded_NF = encoder.encode_mixed([row.ready for row in rows], [row.model.graft for row in rows])
+            self.meter.add(encoder.name, len(rows), time.perf_counter() - began)
+        return encoded_NF
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import pytest
 from fastapi.testclient import TestClient
+from kombu.exceptions import OperationalError
 
 from app.db import Database
 from app.dependencies import Services
 from app.main import create_app
+from app.queue import HintSender
 from app.readiness import Readiness
 from app.settings import Settings
 from app.storage import FolderStorage
@@ -91,3 +93,12 @@ def test_schema_is_not_blamed_when_the_database_does_not_answer(
     readiness.close()
     assert list(failures) == ["database", "migrations"]
     assert "Not known" in failures["migrations"]
+
+
+def test_a_missing_broker_is_found_missing_at_once(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    slept: list[float] = []
+    monkeypatch.setattr("kombu.utils.functional.sleep", slept.append)
+    away = HintSender(settings.model_copy(update={"broker_url": "redis+socket:///nowhere/valkey.sock"}))
+    with pytest.raises(OperationalError):
+        away.check()
+    assert not any(slept)
