@@ -1,8 +1,8 @@
 """Which thread of a process computes on all cores: the one that runs an encoder in torch, and no other.
 
-An OpenMP runtime gives each thread that computes in parallel helpers of its own, which spin while they wait for the next
-operator. Once there are more of them than cores, GNU's runtime puts them to sleep instead, and waking them takes longer
-than the operators of a short text.
+An OpenMP runtime gives each thread that computes in parallel helpers of its own, which spin while they wait for the
+next operator. Once there are more of them than cores, GNU's runtime puts them to sleep instead, and waking them takes
+longer than the operators of a short text.
 """
 
 import torch

@@ -31,14 +31,17 @@ def table_from_columns(columns: Mapping[str, Sequence[object]], kinds: Mapping[s
 
 
 def numbers(name: str, table: Table) -> NDArray[np.float64]:
+    """`raw_numbers` within the magnitudes that can be worked with."""
+    return bounded(raw_numbers(name, table))
+
+
+def raw_numbers(name: str, table: Table) -> NDArray[np.float64]:
     """(N,) values of a column, NaN where missing or where the table lacks it; text is parsed."""
     if name in table.numeric:
-        values = table.numeric[name]
-    elif name in table.categorical:
-        values = _parse_numeric(name, list(table.categorical[name]))
-    else:
-        values = np.full(len(table), np.nan)
-    return bounded(values)
+        return table.numeric[name]
+    if name in table.categorical:
+        return _parse_numeric(name, list(table.categorical[name]))
+    return np.full(len(table), np.nan)
 
 
 def texts(name: str, table: Table, *, as_numbers: bool) -> list[str | None]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learning.encoders.columns import numbers, texts
-from learning.standalone.table_reading import categorical_features, numeric_features
+from learning.standalone.table_reading import categorical_features
 from learning.types import Table
 
 MAX_SCORE = 3.0
@@ -47,11 +47,10 @@ class NumericColumn:
     def width(self) -> int:
         return 1 + self.indicator
 
-    def transform(self, table: Table) -> NDArray[np.float64]:
+    def curve(self) -> dict[str, Any]:
+        """As `NumericColumns` takes it."""
         floats = {name: getattr(self, name) for name in _FLOATS}
-        return numeric_features(
-            numbers(self.name, table), knots=self.knots_K, scores=self.scores_K, indicator=self.indicator, **floats
-        )
+        return {"knots": self.knots_K, "scores": self.scores_K, "indicator": self.indicator, **floats}
 
     def rescaled(self, tables: Sequence[Table]) -> "NumericColumn":
         values_N = np.concatenate([numbers(self.name, table) for table in tables])

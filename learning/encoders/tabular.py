@@ -6,16 +6,17 @@ Letters in shape suffixes besides those of `learning.types`: R random Fourier fe
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from learning.encoders.columns import alignment_notes, table_from_columns
+from learning.encoders.columns import alignment_notes, raw_numbers, table_from_columns
 from learning.encoders.fitted_columns import CategoricalColumn, NumericColumn, fit_column, restore_column
 from learning.errors import InvalidArtifact, InvalidData
-from learning.standalone.table_reading import side_by_side
+from learning.standalone.table_reading import NumericColumns, side_by_side
 from learning.types import Inputs, Table
 
 __all__ = ["FittedQuantileFeaturiser", "QuantileFeaturiser", "table_from_columns"]
@@ -71,6 +72,10 @@ class FittedQuantileFeaturiser:
     fourier_phase_R: Tensor
     graft: ClassVar[str] = ""
 
+    @cached_property
+    def _numeric(self) -> NumericColumns:
+        return NumericColumns([column.curve() for column in self.columns if isinstance(column, NumericColumn)])
+
     @property
     def width(self) -> int:
         return self.read_width + self.fourier_phase_R.shape[0]
@@ -92,7 +97,16 @@ class FittedQuantileFeaturiser:
         if not any(column.name in table.numeric or column.name in table.categorical for column in self.columns):
             known = ", ".join(column.name for column in self.columns[:10])
             raise InvalidData("the table has none of the columns this model was fitted on", hint=f"columns: {known}")
-        return torch.from_numpy(side_by_side([column.transform(table) for column in self.columns]))
+        numeric = [column for column in self.columns if isinstance(column, NumericColumn)]
+        values_NC = np.empty((len(table), len(numeric)))
+        for place, column in enumerate(numeric):
+            values_NC[:, place] = raw_numbers(column.name, table)
+        numbers_of = iter(self._numeric.features(values_NC))
+        blocks = [
+            next(numbers_of) if isinstance(column, NumericColumn) else column.transform(table)
+            for column in self.columns
+        ]
+        return torch.from_numpy(side_by_side(blocks))
 
     def completed(self, rows_NF: Tensor) -> Tensor:
         n_fourier = self.fourier_phase_R.shape[0]

@@ -1,6 +1,6 @@
 """Cells of a table as numbers, texts and features, by numpy alone: exported models read rows with this very file.
 
-Letters in shape suffixes: N rows, K knots of one column.
+Letters in shape suffixes: N rows, C numeric columns.
 """
 
 import math
@@ -49,28 +49,37 @@ def canonical(text: str | None) -> str | None:
         return text
 
 
-def bounded(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
+def bounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Beyond these magnitudes differences and slopes leave the range of a float."""
-    return np.where(np.abs(values_N) < 1e-150, 0.0, np.clip(values_N, -1e150, 1e150))
+    return np.where(np.abs(values) < 1e-150, 0.0, np.clip(values, -1e150, 1e150))
 
 
-def numeric_features(
-    values_N: NDArray[np.float64],
-    *,
-    knots: NDArray[np.float64],
-    scores: NDArray[np.float64],
-    centre: float,
-    scale: float,
-    quantile_weight: float,
-    limit: float,
-    indicator: bool,
-) -> NDArray[np.float64]:
-    """(N, 1 or 2): scores between the knots (K,), mixed with a z-score clipped at ±`limit`; then the missing ones."""
-    missing_N = np.isnan(values_N)
-    quantile_N = np.interp(values_N, knots, scores)
-    z_N = np.clip((values_N - centre) / scale, -limit, limit)
-    mixed_N = quantile_weight * quantile_N + (1 - quantile_weight) * z_N
-    return np.stack([np.where(missing_N, 0.0, mixed_N), missing_N.astype(np.float64)][: 1 + indicator], axis=1)
+class NumericColumns:
+    """What was fitted to C columns of numbers. All are worked out at once: rows come one at a time.
+
+    `columns` have `knots` and their `scores`, `centre`, `scale`, `limit`, `quantile_weight` and `indicator` each.
+    """
+
+    def __init__(self, columns: Sequence[Mapping[str, Any]]) -> None:
+        def all_of(name: str) -> NDArray[np.float64]:
+            return np.array([column[name] for column in columns], dtype=np.float64)
+
+        self._curves = [(np.asarray(column["knots"]), np.asarray(column["scores"])) for column in columns]
+        self._widths = [1 + bool(column["indicator"]) for column in columns]
+        self._centre_C, self._scale_C, self._limit_C = all_of("centre"), all_of("scale"), all_of("limit")
+        self._quantile_weight_C = all_of("quantile_weight")
+
+    def features(self, values_NC: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """(N, 1 or 2) of each: scores between the knots mixed with a z-score within ±`limit`; then what is missing."""
+        values_NC = bounded(values_NC)
+        missing_NC = np.isnan(values_NC)
+        quantile_NC = np.empty(values_NC.shape)
+        for place, (knots, scores) in enumerate(self._curves):
+            quantile_NC[:, place] = np.interp(values_NC[:, place], knots, scores)
+        z_NC = np.clip((values_NC - self._centre_C) / self._scale_C, -self._limit_C, self._limit_C)
+        mixed_NC = self._quantile_weight_C * quantile_NC + (1 - self._quantile_weight_C) * z_NC
+        both_NC2 = np.stack([np.where(missing_NC, 0.0, mixed_NC), missing_NC], axis=2)
+        return [both_NC2[:, place, :width] for place, width in enumerate(self._widths)]
 
 
 def categorical_features(
@@ -106,21 +115,32 @@ def table_features(
     """
     if not all(any(name in row for name in kinds) for row in rows):
         raise ValueError(f"a row has none of the model's columns: {', '.join(list(kinds)[:10])}")
-    return side_by_side([_block(rows, kinds.get(column["name"]), dict(column)) for column in columns])
+    numeric = [column for column in columns if column["kind"] == "numeric"]
+    values_NC = np.empty((len(rows), len(numeric)))
+    for place, column in enumerate(numeric):
+        values_NC[:, place] = _column_numbers(rows, column["name"], kinds.get(column["name"]))
+    numbers_of = iter(NumericColumns(numeric).features(values_NC))
+    return side_by_side([
+        next(numbers_of) if column["kind"] == "numeric" else _onehot(rows, kinds.get(column["name"]), column)
+        for column in columns
+    ])  # fmt: skip
 
 
-def _block(rows: Sequence[Mapping[str, Any]], read_as: str | None, column: dict[str, Any]) -> NDArray[np.float64]:
-    name, kind = column.pop("name"), column.pop("kind")
+def _column_numbers(rows: Sequence[Mapping[str, Any]], name: str, read_as: str | None) -> NDArray[np.float64]:
     values = [row.get(name) if read_as else None for row in rows]
-    if kind == "numeric":
-        texts = [category(value) if read_as == "categorical" else value for value in values]
-        return numeric_features(bounded(_numbers(name, texts)), **column)
+    return _numbers(name, [category(value) for value in values] if read_as == "categorical" else values)
+
+
+def _onehot(rows: Sequence[Mapping[str, Any]], read_as: str | None, column: Mapping[str, Any]) -> NDArray[np.float64]:
+    name = column["name"]
+    values = [row.get(name) if read_as else None for row in rows]
     if read_as == "numeric":
         texts_N = [number_text(value) for value in _numbers(name, values).tolist()]
     else:
         texts_N = [canonical(category(value)) if column["canonical"] else category(value) for value in values]
-    flags = {key: value for key, value in column.items() if key != "canonical"}
-    return categorical_features(texts_N, **flags)
+    return categorical_features(
+        texts_N, categories=column["categories"], other=column["other"], indicator=column["indicator"]
+    )
 
 
 def _numbers(name: str, values: Sequence[Any]) -> NDArray[np.float64]:
