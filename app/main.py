@@ -12,7 +12,6 @@ from app.db import Database
 from app.dependencies import Services
 from app.inference.engine import InferenceEngine
 from app.inference.router import router as predict_router
-from app.inference.threads import compute_alone
 from app.jobs.router import router as jobs_router
 from app.jobs.sweeper import Sweeper
 from app.keys.router import router as keys_router
@@ -26,6 +25,7 @@ from app.rate_limit import RateLimiter, RateLimitHeaders
 from app.readiness import Readiness
 from app.settings import Settings
 from app.storage import make_storage
+from learning.threads import compute_alone
 
 __version__ = "0.1.0"
 

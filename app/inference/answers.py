@@ -1,8 +1,9 @@
 """What a base learner says, as the prediction objects of the API."""
 
+from collections.abc import Iterator
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from learning.base_learner import Answers, BaseLearner
 from learning.types import Inputs
@@ -15,40 +16,34 @@ Prediction = dict[str, Any]
 def predictions(learner: BaseLearner, inputs: Inputs, *, top_k: int, explain: bool) -> list[Prediction]:
     """One prediction object per row of `inputs`, in order."""
     answers = learner.predict(inputs)
-    one = _regression if answers.probs_QC is None else _classification
-    found = [one(answers, query, top_k) for query in range(len(inputs))]
-    evidence = _evidence(learner, inputs) if explain else [[] for _ in found]
+    found = _regressions(answers) if answers.probs_QC is None else _classifications(answers, answers.probs_QC, top_k)
+    evidence = _evidence(learner, inputs) if explain else [[] for _ in range(len(inputs))]
     return [
-        prediction
-        | {
-            "ood_score": round(float(answers.ood_Q[query]), 6),
-            "abstain": bool(answers.abstain_Q[query]),
-            "evidence": evidence[query],
-        }
-        for query, prediction in enumerate(found)
+        prediction | {"ood_score": round(ood, 6), "abstain": abstain, "evidence": examples}
+        for prediction, ood, abstain, examples in zip(
+            found, answers.ood_Q.tolist(), answers.abstain_Q.tolist(), evidence, strict=True
+        )
     ]
 
 
-def _classification(answers: Answers, query: int, top_k: int) -> Prediction:
-    assert answers.probs_QC is not None  # noqa: S101 - classification always has both
-    assert answers.sets_QC is not None  # noqa: S101
-    probs_C = answers.probs_QC[query]
-    # Stable, so that ties are answered in the order of the classes.
-    order = torch.sort(probs_C, descending=True, stable=True).indices.tolist()
-    in_set = answers.sets_QC[query].tolist()
-    return {
-        "label": answers.classes[order[0]],
-        "probability": float(probs_C[order[0]]),
-        "probabilities": {answers.classes[i]: float(probs_C[i]) for i in order[:top_k]},
-        "prediction_set": [answers.classes[i] for i in order if in_set[i]],
-    }
+def _classifications(answers: Answers, probs_QC: Tensor, top_k: int) -> Iterator[Prediction]:
+    assert answers.sets_QC is not None  # noqa: S101 - classification always has them
+    for probs_C, in_set_C in zip(probs_QC.tolist(), answers.sets_QC.tolist(), strict=True):
+        # Stable, so that ties are answered in the order of the classes.
+        order = sorted(range(len(probs_C)), key=probs_C.__getitem__, reverse=True)
+        yield {
+            "label": answers.classes[order[0]],
+            "probability": probs_C[order[0]],
+            "probabilities": {answers.classes[i]: probs_C[i] for i in order[:top_k]},
+            "prediction_set": [answers.classes[i] for i in order if in_set_C[i]],
+        }
 
 
-def _regression(answers: Answers, query: int, _top_k: int) -> Prediction:
+def _regressions(answers: Answers) -> Iterator[Prediction]:
     assert answers.values_Q is not None  # noqa: S101 - regression always has both
     assert answers.intervals_Q2 is not None  # noqa: S101
-    low, high = answers.intervals_Q2[query].tolist()
-    return {"value": float(answers.values_Q[query]), "interval": [low, high]}
+    for value, interval in zip(answers.values_Q.tolist(), answers.intervals_Q2.tolist(), strict=True):
+        yield {"value": value, "interval": interval}
 
 
 def _evidence(learner: BaseLearner, inputs: Inputs) -> list[list[dict[str, Any]]]:

@@ -31,6 +31,8 @@ class Encoders:
 
     def __init__(self, settings: Settings) -> None:
         self.device = resolve_device(settings.device)
+        # Not asked when an encoder is loaded: the thread that loads it may be one that computes alone.
+        self._n_threads = settings.torch_threads or torch.get_num_threads()
         self._is_half = settings.serving_precision == "bf16"
         self._half: dict[str, Encoder] = {}
         self._folder = settings.cache_dir / "onnx"
@@ -81,7 +83,7 @@ class Encoders:
         if not isinstance(encoder, ImageEncoder) or not can_run(encoder):
             return encoder
         try:
-            return replace(encoder, runtime=image_runtime(encoder, self._folder, threads=torch.get_num_threads()))
+            return replace(encoder, runtime=image_runtime(encoder, self._folder, threads=self._n_threads))
         except (LearningError, OSError) as error:
             log.warning("encoder_without_runtime", encoder=encoder.name, reason=str(error))
             return encoder

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from app.inference.served import ServedModel
-from app.inference.threads import compute_alone
+from learning.threads import compute_alone
 
 LOADERS = 2
 #: Counts are halved after so many look-ups for each model kept.

@@ -27,11 +27,11 @@ from app.inference.meter import Meter
 from app.inference.model_cache import ModelCache
 from app.inference.recent import RecentFeatures
 from app.inference.served import ServedModel, served_model
-from app.inference.threads import compute_alone
 from app.settings import Settings
 from app.storage import Storage
 from learning.errors import InvalidData, NonFiniteFeatures
 from learning.mixing import MixedEncoder
+from learning.threads import compute_alone
 from learning.types import Features
 
 #: So many cells of a table, and so many characters of text, are dealt with at once: a thread would cost more.

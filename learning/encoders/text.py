@@ -5,7 +5,7 @@ Letters in shape suffixes besides those of `learning.types`: B batch, L tokens o
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,17 @@ from learning.encoders.registry import file_revision
 from learning.errors import InvalidData, InvalidOptions
 from learning.grafts import Graft, check_fits, graft_points, with_graft
 from learning.mixing import FlatGraft, GraftedRows, GraftLayout, grafted_rows, per_row
+from learning.threads import each_on_a_core, shares
 from learning.types import Modality
 
 _PREPROCESSING = "masked mean, version 1"
 MAX_LENGTH = 256
 #: Rows of a batch where its caller does not say.
 BATCH_ROWS = 32
-#: Beyond so many tokens a larger batch is no faster.
-_BATCH_TOKENS = 1024
+#: Beyond so many tokens a larger batch is no faster, whether all cores share its operators or each has rows of its own.
+_BATCH_TOKENS, _CORE_TOKENS = 1024, 512
+#: With fewer tokens of its own a core is slower than with its share of every operator.
+_LEAST_CORE_TOKENS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,19 @@ class TextEncoder:
 
     def encode_mixed(self, ready: Sequence[list[int]], grafts: Sequence[FlatGraft | None]) -> Tensor:
         """(B, width) unit rows; see `MixedEncoder.encode_mixed`."""
+        # Others than packed encoders change their module while they run it.
+        if self.packed is None or self.device != "cpu":
+            return self._encoded(ready, grafts)
+        parts = shares([len(row) for row in ready], least=_LEAST_CORE_TOKENS)
+        done = each_on_a_core([
+            partial(self._encoded, [ready[row] for row in rows], [grafts[row] for row in rows]) for rows in parts
+        ])  # fmt: skip
+        features_BF = torch.empty(len(ready), self.width)
+        for rows, encoded_NF in zip(parts, done, strict=True):
+            features_BF[rows] = encoded_NF
+        return features_BF
+
+    def _encoded(self, ready: Sequence[list[int]], grafts: Sequence[FlatGraft | None]) -> Tensor:
         with torch.inference_mode():
             grafted = grafted_rows(grafts, self._layout.root)
             return nn.functional.normalize(self._means(ready, grafted).float(), dim=1).cpu()
@@ -156,7 +172,8 @@ class TextEncoder:
         while start < len(order):
             rows = batch_size
             if self.packed is not None and batch_size == BATCH_ROWS:
-                rows = max(rows, _BATCH_TOKENS // max(1, len(tokens[order[start]])))
+                most = max(_BATCH_TOKENS, _CORE_TOKENS * torch.get_num_threads())
+                rows = max(rows, most // max(1, len(tokens[order[start]])))
             yield order[start : start + rows]
             start += rows
 

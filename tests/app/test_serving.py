@@ -364,3 +364,8 @@ def test_no_answer_is_of_another_model_in_a_hundred_thousand(
     assert (wrong, stub.wrong_grafts) == (0, 0)
     assert len(models) <= KEPT
     assert models.misses > SOAKED
+
+
+def test_threads_of_serving_compute_alone_when_they_only_read_and_load(engine: InferenceEngine) -> None:
+    assert engine.serving._readers.submit(torch.get_num_threads).result() == 1
+    assert engine.serving.models._loaders.submit(torch.get_num_threads).result() == 1

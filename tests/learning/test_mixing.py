@@ -1,5 +1,6 @@
 """Rows of one batch under different grafts."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
@@ -25,6 +26,7 @@ from learning.mixing import (
     per_row,
     unflattened,
 )
+from learning.threads import each_on_a_core
 
 TEXTS = ["x", "", "a short one", "another short one", "the same thing said at greater length, with many more words"]
 N_GRAFTS = 4
@@ -94,6 +96,21 @@ def test_texts_of_any_mix_are_encoded_as_each_alone(texts: Bench, rows: list[tup
 def test_images_of_any_mix_are_encoded_as_each_alone(images: Bench, rows: list[tuple[int, int]]):
     mixed, alone = images.mixed(rows)
     torch.testing.assert_close(mixed, alone, rtol=0, atol=1e-5)
+
+
+def test_texts_are_encoded_as_each_alone_when_the_cores_share_them(texts: Bench, monkeypatch: pytest.MonkeyPatch):
+    shared: list[int] = []
+
+    def watched(works: Sequence[Callable[[], torch.Tensor]]) -> list[torch.Tensor]:
+        shared.append(len(works))
+        return each_on_a_core(works)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr("learning.encoders.text.each_on_a_core", watched)
+    rows = [(number % N_GRAFTS, number * 7 % len(TEXTS)) for number in range(100)]
+    features, alone = texts.mixed(rows)
+    torch.testing.assert_close(features, alone, atol=1e-5, rtol=0)
+    assert shared == [2]
 
 
 def test_encoder_without_a_packed_form_mixes_as_well(minilm: TextEncoder, texts: Bench):
