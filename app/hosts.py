@@ -7,6 +7,7 @@ posts without being able to read the answer sends its Origin, which an open serv
 
 import ipaddress
 import re
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
@@ -35,6 +36,7 @@ _EXPOSED_HEADERS = [
 ]  # fmt: skip
 
 
+@lru_cache(maxsize=256)
 def split_host(header: str) -> tuple[str, str] | None:
     """Name (lower case, without brackets and final dot) and port ("" where none) of a Host header; None: malformed."""
     text = header.strip().lower()
@@ -51,6 +53,7 @@ def split_host(header: str) -> tuple[str, str] | None:
     return (name, port) if is_whole and _PORT.fullmatch(port) else None
 
 
+@lru_cache(maxsize=256)
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)

@@ -10,6 +10,7 @@ from app.connections import Connections
 from app.datasets.router import router as datasets_router
 from app.db import Database
 from app.dependencies import Services
+from app.inference.catalogue import router as catalogue_router
 from app.inference.engine import InferenceEngine
 from app.inference.router import router as predict_router
 from app.jobs.router import router as jobs_router
@@ -76,6 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # Routes are tried in turn, so the busiest come first.
         predict_router,
         open_inference_router,
+        catalogue_router,
         datasets_router,
         jobs_router,
         models_router,

@@ -18,6 +18,9 @@ from learning.base_learner import BaseLearner
 T = TypeVar("T")
 
 
+#: Watching a client takes as long as many an answer, so it is begun when this has passed without one.
+_UNWATCHED_SECONDS = 0.03
+
 #: What is asked, once it is known which version answers. Raises what the client did wrong.
 Asker = Callable[[ServedVersion, BaseLearner], Question]
 
@@ -61,20 +64,30 @@ async def answered(
 
 
 async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns; it is cancelled as soon as the client is gone.
+    """What `work` returns; it is cancelled as soon as the client is gone, but for its first moments.
 
     Raises:
         ClientDisconnect: it is; whatever `work` raises.
     """
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
+    working = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({working}, timeout=_UNWATCHED_SECONDS)
+        if not done:
+            await _watched(request, working)
+        return working.result()
+    finally:
+        working.cancel()
+
+
+async def _watched(request: Request, working: "asyncio.Future[Any]") -> None:
+    """Returns once the work is done; raises `ClientDisconnect` as soon as the client is gone."""
+    leaving = asyncio.ensure_future(_left(request))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientDisconnect
-        return working.result()
     finally:
-        for task in (working, leaving):
-            task.cancel()
+        leaving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await leaving
 

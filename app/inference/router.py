@@ -1,23 +1,16 @@
-"""The routes that answer: predict, and what there is to predict with."""
+"""The routes that answer."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from app.dependencies import get_services
+from app.direct import DirectRoute
 from app.errors import ErrorItem, InvalidInput
 from app.inference.answering import answered
 from app.inference.requests import OPENAPI_BODY, PredictBody
-from app.inference.schemas import (
-    EncoderList,
-    EncoderRead,
-    PredictRequest,
-    PredictResponse,
-    StrategyList,
-    StrategyRead,
-)
+from app.inference.schemas import PredictRequest, PredictResponse
 from app.inference.serving import Question
 from app.models.schemas import AliasName, PathVersion
 from app.models.served import Selector, ServedVersion
@@ -25,13 +18,10 @@ from app.models.service import LATEST
 from app.schemas import PathName
 from app.security import Principal, require
 from learning.base_learner import BaseLearner
-from learning.config import STRATEGIES, MetaTrainOptions
-from learning.encoders.registry import list_encoders
 
-router = APIRouter(prefix="/v1", tags=["predict"])
+router = APIRouter(prefix="/v1", tags=["predict"], route_class=DirectRoute)
 
 Caller = Annotated[Principal, Depends(require("predict"))]
-AnyKey = Annotated[Principal, Depends(require(None))]
 
 ANSWER: dict[int | str, dict[str, Any]] = {200: {"model": PredictResponse}}
 
@@ -78,23 +68,3 @@ def _wrong_modality(version: ServedVersion) -> InvalidInput:
     message = f"Files are images, but the model '{version.model}' takes {version.modality}."
     item = ErrorItem(pointer="/body/files", code="wrong_modality", message=message, hint="Send JSON.")
     return InvalidInput(message, code="wrong_modality", errors=[item])
-
-
-def _described(name: str, options: type[Any]) -> StrategyRead:
-    schema = TypeAdapter(options).json_schema()
-    return StrategyRead(name=name, description=(options.__doc__ or "").strip(), options=schema)
-
-
-@router.get("/strategies")
-def list_strategies(_caller: AnyKey) -> StrategyList:
-    """What can be asked of an adaptation and of meta-training, with the JSON Schema of the options."""
-    return StrategyList(
-        strategies=[_described(name, options) for name, options in STRATEGIES.items()],
-        meta_train=_described("meta_train", MetaTrainOptions),
-    )
-
-
-@router.get("/encoders")
-def list_all_encoders(_caller: AnyKey) -> EncoderList:
-    """The frozen encoders that adaptations build on."""
-    return EncoderList(items=[EncoderRead.model_validate(info) for info in list_encoders()])

@@ -17,7 +17,7 @@ from benchmarks.serving.systems import Input
 KNOWN, SURE = 32, 0.55
 _SEED = 1
 #: Repeats, and seconds of one load, of the whole benchmark and of its short form.
-WHOLE, SHORT = (7, 2.5), (3, 1.0)
+WHOLE, SHORT = (6, 2.0), (3, 1.0)
 
 
 def prepare(folder: Path, *, data: Path, environments: Path, quick: bool, generator: Generator) -> Bench:
