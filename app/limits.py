@@ -6,6 +6,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.settings import Settings
 
+#: Every other route takes a few names and numbers, and its JSON is read on the event loop.
+_WITH_INPUTS = ("/predict", "/infer", "/feedback")
+MAX_SMALL_BYTES = 2**20
+
 
 def _declared_length(scope: Scope) -> int:
     text = Headers(scope=scope).get("content-length", "")
@@ -18,15 +22,21 @@ def _too_large(limit: int) -> HTTPException:
 
 
 class BodyLimitMiddleware:
-    """Raises 413 into the reader of a body: `max_upload_bytes` for uploads of datasets, else `max_request_bytes`."""
+    """Raises 413 into the reader of a body.
+
+    The limit is `max_upload_bytes` for uploads of datasets and `max_request_bytes` for a model's inputs. Other bodies
+    have `MAX_SMALL_BYTES`, or that where it is less.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.settings = settings
 
     def _limit(self, scope: Scope) -> int:
-        is_upload = scope["method"] == "POST" and scope["path"].rstrip("/") == "/v1/datasets"
-        return self.settings.max_upload_bytes if is_upload else self.settings.max_request_bytes
+        path, most = scope["path"].rstrip("/"), self.settings.max_request_bytes
+        if scope["method"] == "POST" and path == "/v1/datasets":
+            return self.settings.max_upload_bytes
+        return most if path.endswith(_WITH_INPUTS) else min(most, MAX_SMALL_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -42,7 +42,9 @@ class Settings(BaseSettings):
     warm_up: bool = Field(True, description="Load the built-in encoders when a process starts")
 
     max_upload_bytes: int = Field(512 * 2**20, gt=0, description="Largest request body of an upload")
-    max_request_bytes: int = Field(32 * 2**20, gt=0, description="Largest body of every other request")
+    max_request_bytes: int = Field(
+        32 * 2**20, gt=0, description="Largest body of inputs for a model; others have 1 MiB"
+    )
     max_inflated_bytes: int = Field(2 * 2**30, gt=0, description="Most bytes one upload may inflate to")
     max_inflation_ratio: float = Field(200.0, gt=1, description="Most an archive or Parquet file may inflate")
     max_examples: int = Field(200_000, gt=0, description="Most examples of one dataset")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from app.schemas import Name, Storable
+from app.schemas import Body, Name, Storable
 
 Modality = Literal["image", "text", "tabular"]
 Task = Literal["classification", "regression"]
@@ -27,10 +27,8 @@ def _split(value: Any) -> Any:
     return [name.strip() for name in text.split(",")]
 
 
-class UploadForm(BaseModel):
+class UploadForm(Body):
     """The fields beside the file. What is left out is inferred (see app/datasets/infer.py)."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name
     modality: Modality | None = None

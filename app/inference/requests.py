@@ -8,8 +8,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from app.dependencies import get_services
-from app.errors import ErrorItem, InvalidInput, UnsupportedMedia, items_from_validation
+from app.errors import ErrorItem, InvalidInput, UnsupportedMedia
 from app.inference.schemas import PredictFields, PredictRequest
+from app.schemas import invalid_body, parsed
 from app.settings import Settings
 
 _FIELDS = ("top_k", "explain")
@@ -41,31 +42,20 @@ async def _predict_request(request: Request) -> PredictRequest:
     settings = get_services(request).settings
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media == "multipart/form-data":
-        parsed = await _from_files(request, settings)
+        sent = await _from_files(request, settings)
     elif media == "application/json" or media.endswith("+json") or not media:
         body = await request.body()
-        parsed = _from_json(body) if len(body) <= _SMALL_BODY else await run_in_threadpool(_from_json, body)
+        is_small = len(body) <= _SMALL_BODY
+        sent = parsed(PredictRequest, body) if is_small else await run_in_threadpool(parsed, PredictRequest, body)
     else:
         raise UnsupportedMedia("Send application/json, or multipart/form-data with image files.")
     limit = settings.max_predict_inputs
-    if len(parsed.inputs) > limit:
-        message = f"{len(parsed.inputs)} inputs were sent, at most {limit} are taken in one call."
+    if len(sent.inputs) > limit:
+        message = f"{len(sent.inputs)} inputs were sent, at most {limit} are taken in one call."
         hint = "Split them, or run a batch_predict job over a dataset."
         item = ErrorItem(pointer="/body/inputs", code="too_many_inputs", message=message, hint=hint)
         raise InvalidInput(message, code="too_many_inputs", errors=[item])
-    return parsed
-
-
-def _from_json(body: bytes) -> PredictRequest:
-    try:
-        return PredictRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise _invalid(error) from None
-
-
-def _invalid(error: ValidationError) -> InvalidInput:
-    items = items_from_validation(error, "/body")
-    return InvalidInput(f"{len(items)} problem(s) with the request: {items[0].message}", errors=items)
+    return sent
 
 
 async def _from_files(request: Request, settings: Settings) -> PredictRequest:
@@ -76,7 +66,7 @@ async def _from_files(request: Request, settings: Settings) -> PredictRequest:
     try:
         checked = PredictFields.model_validate(fields)
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid_body(error) from None
     if not files:
         hint = "Send each image as a part named 'files' with a file name."
         item = ErrorItem(pointer="/body/files", code="missing", message="There is no part named 'files'.", hint=hint)

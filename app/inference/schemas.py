@@ -4,23 +4,21 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.schemas import Body
+
 TopK = Annotated[int, Field(ge=1, le=1000, strict=True, description="Classes listed in `probabilities`")]
 
 
-class PredictRequest(BaseModel):
+class PredictRequest(Body):
     """`inputs`: strings for a text model, objects for a tabular one, base64 or data URLs for images."""
-
-    model_config = ConfigDict(extra="forbid")
 
     inputs: Annotated[list[Any], Field(min_length=1)]
     top_k: TopK = 5
     explain: bool = Field(False, strict=True, description="Name the examples each answer rests on")
 
 
-class PredictFields(BaseModel):
+class PredictFields(Body):
     """What may stand beside the files of a multipart call."""
-
-    model_config = ConfigDict(extra="forbid")
 
     top_k: Annotated[int, Field(ge=1, le=1000)] = 5
     explain: bool = False

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from app.errors import ErrorItem, InvalidInput, Problem, items_from_validation
-from app.schemas import Name, storable
+from app.schemas import MAX_FIELDS, Body, Name, storable
 from learning.config import STRATEGIES, MetaTrainOptions
 
 MAX_SOURCES = 100
@@ -34,7 +34,7 @@ def _shallow(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-Options = Annotated[dict[str, Any], AfterValidator(_shallow)]
+Options = Annotated[dict[str, Any], Field(max_length=MAX_FIELDS), AfterValidator(_shallow)]
 
 DatasetId = Annotated[str, StringConstraints(pattern=r"^ds_[0-9a-f]{32}$")]
 MetaLearnerId = Annotated[str, StringConstraints(pattern=r"^ml_[0-9a-f]{32}$")]
@@ -49,11 +49,7 @@ State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["meta_train", "adapt", "batch_predict"]
 
 
-class _Create(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class MetaTrainCreate(_Create):
+class MetaTrainCreate(Body):
     """Learn, over source datasets, how to transfer; the result is a meta-learner."""
 
     kind: Literal["meta_train"]
@@ -63,7 +59,7 @@ class MetaTrainCreate(_Create):
     seed: Seed = 0
 
 
-class AdaptCreate(_Create):
+class AdaptCreate(Body):
     """Adapt to a target dataset; the result is the next version of `model`."""
 
     kind: Literal["adapt"]
@@ -77,7 +73,7 @@ class AdaptCreate(_Create):
     seed: Seed = 0
 
 
-class BatchPredictCreate(_Create):
+class BatchPredictCreate(Body):
     """Predict every row of a dataset; the result is a JSONL file."""
 
     kind: Literal["batch_predict"]

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, StringConstraints
 
+from app.schemas import Body
+
 MAX_NUMBER = 2**31 - 1
 
 VersionNumber = Annotated[int, Field(ge=1, le=MAX_NUMBER, strict=True)]
@@ -49,9 +51,7 @@ class VersionPage(BaseModel):
     next_page_token: str | None = None
 
 
-class AliasPut(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class AliasPut(Body):
     version: VersionNumber
 
 
@@ -84,10 +84,8 @@ class MovePage(BaseModel):
     next_page_token: str | None = None
 
 
-class FeedbackCreate(BaseModel):
+class FeedbackCreate(Body):
     """`input` as in a predict call: a string, an object, or an image as base64 or data URL."""
-
-    model_config = ConfigDict(extra="forbid")
 
     input: Any
     label: StrictStr | StrictInt | StrictFloat

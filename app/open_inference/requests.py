@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from app.dependencies import ServicesDep
-from app.errors import ErrorItem, InvalidInput, UnsupportedMedia, items_from_validation
+from app.errors import ErrorItem, InvalidInput, UnsupportedMedia
 from app.open_inference import tensors
 from app.open_inference.schemas import InferRequest, RequestInput
 from app.open_inference.tensors import BadTensor, Tensor
+from app.schemas import parsed
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
@@ -71,11 +72,7 @@ def _infer_call(
     if split > len(body):
         message = f"{HEADER_LENGTH} is {split}, but the body has {len(body)} bytes."
         raise refused(f"/header/{HEADER_LENGTH}", "header_length", message, "Send the length of the JSON object.")
-    try:
-        request = InferRequest.model_validate_json(body[:split])
-    except ValidationError as error:
-        items = items_from_validation(error, "/body")
-        raise InvalidInput(f"{len(items)} problem(s) with the request: {items[0].message}", errors=items) from None
+    request = parsed(InferRequest, body[:split])
     _check_supported(request)
     _check_shapes(request.inputs, services.settings.max_predict_inputs)
     binary = None if header_length is None else memoryview(body)[split:]

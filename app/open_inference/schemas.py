@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, StrictBool, StrictI
 
 from app.models.schemas import AliasName
 from app.open_inference.tensors import DATATYPES
+from app.schemas import Body
 
 #: More than any table has columns; each takes memory before it is known whether the model has it.
 MAX_TENSORS = 10_000
@@ -14,7 +15,7 @@ MAX_RANK = 8
 TensorName = Annotated[StrictStr, Field(min_length=1)]
 
 
-class _Parameters(BaseModel):
+class _Parameters(Body):
     """Those that are not known are left to other servers, and have no effect here."""
 
     model_config = ConfigDict(extra="allow")
@@ -35,10 +36,8 @@ class OutputParameters(_Parameters):
     binary_data: StrictBool | None = None
 
 
-class RequestInput(BaseModel):
+class RequestInput(Body):
     """One tensor: the model's metadata names those it takes."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: TensorName
     datatype: Literal[DATATYPES]  # type: ignore[valid-type]
@@ -47,24 +46,20 @@ class RequestInput(BaseModel):
     data: Any = Field(None, description="A flat or nested array; left out where the data is binary")
 
 
-class RequestOutput(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class RequestOutput(Body):
     name: TensorName
     parameters: OutputParameters = OutputParameters()
 
 
-class InferRequest(BaseModel):
+class InferRequest(Body):
     """`outputs` chooses and orders the tensors of the answer; without any all are answered."""
-
-    model_config = ConfigDict(extra="forbid")
 
     id: StrictStr | None = Field(None, description="Stands in the answer again")
     model_name: StrictStr | None = Field(None, description="Where it is given, the one in the path")
     model_version: StrictStr | None = Field(None, description="Where it is given, the one in the path")
     parameters: InferParameters = InferParameters()
     inputs: Annotated[list[RequestInput], FailFast(), Field(min_length=1, max_length=MAX_TENSORS)]
-    outputs: Annotated[list[RequestOutput], FailFast(), Field(max_length=100)] = []
+    outputs: Annotated[list[RequestOutput], FailFast()] = Field([], max_length=100)
 
 
 class ResponseOutput(BaseModel):
@@ -118,9 +113,7 @@ class ModelReadyRead(BaseModel):
     ready: bool
 
 
-class IndexRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class IndexRequest(Body):
     ready: StrictBool = Field(False, description="Only what is ready, which everything is that is listed")
 
 

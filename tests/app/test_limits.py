@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from app.limits import BodyLimitMiddleware
+from app.limits import MAX_SMALL_BYTES, BodyLimitMiddleware
 from app.settings import Settings
 from tests.app.files import CSV
 
@@ -47,7 +47,8 @@ def test_upload_is_refused_while_it_streams_when_it_declares_no_length(client: T
     assert list((settings.data_dir / "tmp").iterdir()) == []
 
 
-def test_body_is_read_no_further_than_its_limit(settings: Settings) -> None:
+def reads_until_refused(settings: Settings, path: str) -> int:
+    """How many kilobytes of an endless body are read, and one more that is too much."""
     reads = 0
 
     async def application(_scope: Scope, receive: Receive, _send: Send) -> None:
@@ -61,10 +62,14 @@ def test_body_is_read_no_further_than_its_limit(settings: Settings) -> None:
 
     async def send(_message: Message) -> None: ...
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/datasets", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": path, "headers": []}
     with pytest.raises(HTTPException):
         asyncio.run(BodyLimitMiddleware(application, settings)(scope, endless, send))
-    assert reads == 21
+    return reads
+
+
+def test_body_is_read_no_further_than_its_limit(settings: Settings) -> None:
+    assert reads_until_refused(settings, "/v1/datasets") == 21
 
 
 def test_upload_may_be_larger_than_other_requests(client: TestClient) -> None:
@@ -80,6 +85,20 @@ def test_json_request_is_refused_when_beyond_its_limit(client: TestClient) -> No
 def test_json_request_is_refused_while_it_streams_when_beyond_its_limit(client: TestClient) -> None:
     headers = {"Content-Type": "application/json"}
     assert is_too_large(client.post("/v1/jobs", content=iter([b"x" * 1_000] * 6), headers=headers))
+
+
+@pytest.mark.parametrize(("path", "limit"), [
+    ("/v1/jobs", MAX_SMALL_BYTES),
+    ("/v1/keys", MAX_SMALL_BYTES),
+    ("/v2/repository/index", MAX_SMALL_BYTES),
+    ("/v1/models/m/predict", MAX_SMALL_BYTES + 10_000),
+    ("/v1/models/m/versions/1/predict", MAX_SMALL_BYTES + 10_000),
+    ("/v1/models/m/feedback", MAX_SMALL_BYTES + 10_000),
+    ("/v2/models/m/infer", MAX_SMALL_BYTES + 10_000),
+])  # fmt: skip
+def test_body_has_the_larger_limit_when_it_holds_inputs(settings: Settings, path: str, limit: int) -> None:
+    large = settings.model_copy(update={"max_request_bytes": MAX_SMALL_BYTES + 10_000})
+    assert reads_until_refused(large, path) == limit // 1_000 + 1
 
 
 def test_request_within_its_limit_is_answered_as_usual(client: TestClient) -> None:
