@@ -273,14 +273,14 @@ async def handle(request: Request, error: Exception) -> ProblemResponse:
     request_id = getattr(request.state, "request_id", None)
     request.state.problem_code = app_error.code
     problem = app_error.problem(instance=path, request_id=request_id)
-    content = problem.model_dump(mode="json")
-    if _is_open_inference(path):
-        content["error"] = problem.detail  # all that clients of that protocol read
-    return ProblemResponse(content, status_code=problem.status, headers=app_error.headers)
+    return ProblemResponse(content(problem, path), status_code=problem.status, headers=app_error.headers)
 
 
-def _is_open_inference(path: str) -> bool:
-    return path == "/v2" or path.startswith("/v2/")
+def content(problem: Problem, path: str) -> dict[str, Any]:
+    """The JSON of an answer to a request for `path`."""
+    told = problem.model_dump(mode="json")
+    is_open_inference = path == "/v2" or path.startswith("/v2/")
+    return told | {"error": problem.detail} if is_open_inference else told  # all that clients of that protocol read
 
 
 def install(app: FastAPI) -> None:

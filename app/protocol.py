@@ -15,7 +15,17 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.connections import Connections
-from app.errors import AppError, BadRequest, HeadTooLarge, RequestTimeout, TooManyRequests, Unavailable, UriTooLong
+from app.errors import (
+    AppError,
+    BadRequest,
+    HeadTooLarge,
+    ProblemResponse,
+    RequestTimeout,
+    TooManyRequests,
+    Unavailable,
+    UriTooLong,
+    content,
+)
 from app.headers import SECURITY_HEADERS
 from app.settings import Settings
 
@@ -51,6 +61,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stage = Stage.SILENT
         self._since = self._looked_at = time.monotonic()
         self._head_bytes = self._n_headers = self._body_bytes = 0
+        self.url = b""
         self._complaint: tuple[AppError, str] | None = None
         self._stuck_since: float | None = None
         self._closing_since: float | None = None
@@ -213,7 +224,8 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         request_id = uuid4().hex
         log.info("connection_refused", reason=reason, status=error.status, request_id=request_id)
-        self.transport.write(_answer(error, request_id))
+        path = self.url.partition(b"?")[0].decode("latin-1")  # as much of it as was read
+        self.transport.write(_answer(error, request_id, path))
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
@@ -232,8 +244,8 @@ def limited_protocol(settings: Settings, registry: Connections) -> type[LimitedP
     return Limited
 
 
-def _body_and_headers(error: AppError, request_id: str) -> tuple[bytes, dict[str, str]]:
-    body = error.problem(request_id=request_id).model_dump_json().encode()
+def _body_and_headers(error: AppError, request_id: str, path: str) -> tuple[bytes, dict[str, str]]:
+    body = bytes(ProblemResponse(content(error.problem(request_id=request_id), path)).body)
     headers = {
         "Content-Type": "application/problem+json",
         "Content-Length": str(len(body)),
@@ -244,16 +256,16 @@ def _body_and_headers(error: AppError, request_id: str) -> tuple[bytes, dict[str
     return body, headers | SECURITY_HEADERS | error.headers
 
 
-def _answer(error: AppError, request_id: str) -> bytes:
-    body, headers = _body_and_headers(error, request_id)
+def _answer(error: AppError, request_id: str, path: str) -> bytes:
+    body, headers = _body_and_headers(error, request_id, path)
     lines = [f"HTTP/1.1 {error.status} {error.title}", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-async def _overloaded(_scope: Any, _receive: Any, send: Any) -> None:
+async def _overloaded(scope: Any, _receive: Any, send: Any) -> None:
     """Answers a connection for which there is no room."""
     error = Unavailable("Too many connections; try again.", code="overloaded", headers={"Retry-After": "1"})
-    body, headers = _body_and_headers(error, uuid4().hex)
+    body, headers = _body_and_headers(error, uuid4().hex, scope["path"])
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})

@@ -65,19 +65,28 @@ def rest(client: socket.socket) -> bytes:
 
 def told(served: Served, request: bytes) -> tuple[int, str]:
     """Status and code of the problem that the request is answered with before the connection is closed."""
+    return problem(answer_to(served, request))
+
+
+def answer_to(served: Served, request: bytes) -> bytes:
     with closing(connect(served)) as client:
         client.sendall(request)
-        return problem(rest(client))
+        return rest(client)
 
 
 def problem(answer: bytes) -> tuple[int, str]:
+    content = content_of(answer)
+    return content["status"], content["code"]
+
+
+def content_of(answer: bytes) -> dict[str, Any]:
     head, _, body = answer.partition(b"\r\n\r\n")
     parsed = httpx.Response(int(head.split()[1]), content=body)
     assert b"application/problem+json" in head
     assert b"x-content-type-options: nosniff" in head.lower()
     assert b"connection: close" in head.lower()
     assert parsed.json()["status"] == parsed.status_code
-    return parsed.status_code, parsed.json()["code"]
+    return dict(parsed.json())
 
 
 def test_head_is_refused_when_it_is_too_large_or_malformed(patient: Served) -> None:
@@ -88,6 +97,29 @@ def test_head_is_refused_when_it_is_too_large_or_malformed(patient: Served) -> N
         assert told(patient, nonsense) == (400, "malformed_request"), nonsense
     assert told(patient, GET + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")[0] == 400
     assert patient.connections.refused["malformed"] == 5
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"GET %b HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
+        b"GET %b?q=1 HTTP/1.1\r\nHost: localhost\r\nBad Name: x\r\n\r\n",
+        b"GET %b/" + b"x" * 17_000 + b" HTTP/1.1\r\n\r\n",
+    ],
+    ids=["large", "malformed", "long"],
+)
+def test_refusal_of_a_head_carries_the_error_of_open_inference_when_its_path_is_there(
+    patient: Served, beginning: bytes
+) -> None:
+    content = content_of(answer_to(patient, beginning.replace(b"%b", b"/v2")))
+    assert content["error"] == content["detail"]
+    assert "error" not in content_of(answer_to(patient, beginning.replace(b"%b", b"/v1/v2")))
+
+
+@with_settings(**HASTY_BODY)
+def test_refusal_of_a_body_carries_the_error_of_open_inference_when_its_path_is_there(hasty: Served) -> None:
+    head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{"
+    assert content_of(answer_to(hasty, head))["error"] == "The body of the request came too slowly."
 
 
 def test_head_within_its_limits_is_answered(patient: Served) -> None:
@@ -190,6 +222,8 @@ def test_client_is_told_to_come_back_when_every_connection_is_being_answered(
             client.sendall(follow)
             assert client.recv(12) == b"HTTP/1.1 200"
         assert told(served, GET + b"\r\n") == (503, "overloaded")
+        live = content_of(answer_to(served, b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+        assert live["error"] == "Too many connections; try again."
         assert served.connections.refused["made_room"] == 0
 
 
