@@ -5,7 +5,8 @@ them itself, and takes over what others left. Others only help: they take parts 
 whatever happens to them costs their part. So a job needs no helper, and keeps every promise of a job without parts.
 
 A part is named by (job, number, epoch, owner): once it was taken again or its job ended, no UPDATE of an older claim
-matches. Rows of parts exist while their job has not ended; with them the blobs of its parts are held.
+matches. Rows of parts exist while their job has not ended; with them the blobs of its parts are held,
+which the leader of a job that succeeded deletes.
 """
 
 from collections.abc import Sequence

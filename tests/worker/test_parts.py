@@ -2,6 +2,8 @@
 
 import json
 import threading
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +13,12 @@ from app import blobs
 from app.datasets.examples import BATCH_ROWS, divided
 from app.db import db_now
 from app.dependencies import Services
+from app.errors import Unavailable
 from app.jobs import lifecycle, parts
 from app.jobs.lifecycle import Claim
 from app.jobs.parts import PartClaim
 from app.settings import Settings
+from app.storage import FolderStorage
 from app.tables import Dataset, Job, JobPart
 from tests.jobs import claimed, csv, event_types, job_row, submit, upload
 from worker.draining import Drain
@@ -192,7 +196,7 @@ def test_job_fails_with_the_reason_when_a_helper_fails_at_a_part(client, service
     assert part_rows(services, job) == []
 
 
-def test_blobs_of_parts_are_held_until_the_job_has_ended(client, services, job):
+def test_blobs_of_parts_are_held_until_the_job_has_ended_and_deleted_then(client, services, job):
     claim = led(services, job)
     runner(client).run("none")
     held = {part.blob for part in part_rows(services, job)}
@@ -201,6 +205,47 @@ def test_blobs_of_parts_are_held_until_the_job_has_ended(client, services, job):
     assert batch_predict.run(client.app.state.services, claim, quiet)
     with services.database.session(read_only=True) as session:
         assert not held & blobs.named(session)
+    assert not any(services.storage.exists(str(blob)) for blob in held)
+    assert len(result(client, job).splitlines()) == N_ROWS
+
+
+def test_blob_of_a_part_stays_when_a_part_of_another_job_has_the_same(client, services, job):
+    claim = led(services, job)
+    runner(client).run("none")
+    shared, *others = [str(part.blob) for part in part_rows(services, job)]
+    twin = submit(client, kind="batch_predict", model="m", dataset=claim.spec["dataset"])["id"]
+    with services.database.transaction() as session:
+        session.add(JobPart(job_id=twin, number=0, first_row=0, n_rows=BATCH_ROWS, blob=shared))
+    assert batch_predict.run(client.app.state.services, claim, quiet)
+    assert services.storage.exists(shared)
+    assert not any(services.storage.exists(blob) for blob in others)
+
+
+def test_blobs_of_parts_stay_when_the_leader_has_lost_the_job(client, services, job):
+    claim = led(services, job)
+    runner(client).run("none")
+    held = [str(part.blob) for part in part_rows(services, job)]
+    with services.database.transaction() as session:
+        session.execute(update(Job).where(Job.id == job).values(lease_until=db_now() - 1))
+        assert lifecycle.lose(session, job, claim.epoch, max_crashes=3) is not None
+    assert not batch_predict.run(client.app.state.services, claim, quiet)
+    assert all(services.storage.exists(blob) for blob in held)
+    runner(client).run(job)
+    assert len(result(client, job).splitlines()) == N_ROWS
+
+
+def test_job_succeeds_when_the_blobs_of_its_parts_cannot_be_deleted(client, services, job, settings):
+    class Undeletable(FolderStorage):
+        def delete(self, sha256: str) -> None:
+            raise Unavailable(f"{sha256} cannot be deleted.")
+
+    claim = led(services, job)
+    runner(client).run("none")
+    held = [str(part.blob) for part in part_rows(services, job)]
+    broken = replace(client.app.state.services, storage=Undeletable(Path(settings.resolved_storage_url)))
+    assert batch_predict.run(broken, claim, quiet)
+    assert all(services.storage.exists(blob) for blob in held)
+    assert len(result(client, job).splitlines()) == N_ROWS
 
 
 def test_helper_waits_for_nothing_when_no_job_is_shared(client, services, job):

@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS = 0.25
 #: More hints than there are workers wake nobody.
 MOST_HINTS = 20
+#: How long the files of parts are deleted for: the job has ended, and soon its lease ends what goes on.
+DELETE_SECONDS = 5.0
 
 
 def run(services: Services, claim: Claim, progress: Progress) -> bool:
@@ -76,7 +78,11 @@ def _lead(services: Services, claim: Claim, dataset: Dataset, progress: Progress
     with _scratch() as folder:
         path = Path(folder) / "predictions.jsonl"
         _join(services, found, path)
-        return _publish(services, claim, path, rows=dataset.n_examples, errors=sum(part.errors for part in found))
+        errors = sum(part.errors for part in found)
+        is_published = _publish(services, claim, path, rows=dataset.n_examples, errors=errors)
+    if is_published:  # else another leader may need them
+        _delete(services, found)
+    return is_published
 
 
 def _finished(services: Services, claim: Claim) -> list[JobPart] | None:
@@ -89,6 +95,20 @@ def _join(services: Services, found: list[JobPart], path: Path) -> None:
         for part in found:
             with services.storage.fetch(str(part.blob)).open("rb") as lines:
                 shutil.copyfileobj(lines, joined)
+
+
+def _delete(services: Services, found: list[JobPart]) -> None:
+    """Deletes the files of parts that no row names any more; what is left here, garbage collection takes."""
+    deadline = time.monotonic() + DELETE_SECONDS
+    for part in found:
+        if time.monotonic() > deadline:
+            return
+        try:
+            with services.database.transaction() as session:
+                blobs.delete_unused(session, services.storage, str(part.blob))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job has succeeded
+            log.warning("parts_not_deleted", job_id=part.job_id, reason=type(error).__name__)
+            return
 
 
 def _work(services: Services, part: PartClaim, dataset: Dataset, report: Callable[[float], None]) -> bool:
