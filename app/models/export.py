@@ -28,7 +28,8 @@ With Python 3.11 or newer and the packages of requirements.txt, which need neith
     pip install -r requirements.txt
     python predict.py {example}
 
-It prints one JSON object per input: the service's own answers. In a program, with this folder on its path:
+It prints one JSON object per input: the service's own answers. Where an input is none that the model takes, it says
+what is wrong with it instead. In a program, with this folder on its path:
 
 ```python
 from predict import Model

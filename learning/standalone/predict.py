@@ -77,6 +77,8 @@ class _TextReader:
     def __call__(self, inputs: Sequence[Any]) -> Feed:
         if not all(isinstance(text, str) for text in inputs):
             raise ValueError("this model takes texts")
+        if not all(text.strip() for text in inputs):
+            raise ValueError("the text is empty")
         # Lone surrogates, which JSON can carry, cannot be encoded as UTF-8.
         texts = [text.encode("utf-8", errors="replace").decode("utf-8") for text in inputs]
         tokens = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]

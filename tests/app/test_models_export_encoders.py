@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import zipfile
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -95,6 +96,15 @@ def test_exported_command_answers_texts_as_the_service(engine, storage, tmp_path
         zipfile.ZipFile(file).extractall(tmp_path)
     found = [json.loads(line) for line in run_alone(tmp_path, *QUERIES)]
     assert_alike(found, engine.predict(artifact, QUERIES))
+
+
+def test_exported_command_says_what_is_wrong_when_a_text_is_empty(engine, storage, tmp_path):
+    artifact = fitted(engine, storage, "text", "classification", grafted=False)
+    with zipped(engine, storage, artifact) as file:
+        zipfile.ZipFile(file).extractall(tmp_path)
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run_alone(tmp_path, QUERIES[0], " \n")
+    assert caught.value.stderr == "predict.py: the text is empty\n"
 
 
 @pytest.mark.parametrize(("task", "grafted"), [("classification", True), ("regression", False)])
