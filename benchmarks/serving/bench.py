@@ -55,11 +55,18 @@ class Sample:
 
 
 def measure(
-    generator: Generator, system: System, requests: Sequence[Request], concurrency: int, seconds: float
+    generator: Generator,
+    system: System,
+    requests: Sequence[Request],
+    concurrency: int,
+    seconds: float,
+    *,
+    pause_seconds: float = 0.0,
 ) -> Sample:
     """Each request at most once; the run ends after `seconds`, or when there are no more requests."""
     order = Order(
-        port=system.port, requests=requests, concurrency=concurrency, seconds=seconds, count=len(requests)
+        port=system.port, requests=requests, concurrency=concurrency, seconds=seconds, count=len(requests),
+        pause_seconds=pause_seconds,
     )  # fmt: skip
     before = trees.cpu_seconds(system.pid)
     load = generator.run(order)

@@ -99,6 +99,7 @@ class _Run:
         self._host, self._port = str(order["host"]), int(order["port"])
         self._requests = [_bytes(request, self._host) for request in order["requests"]]
         self._seconds, self._count = float(order["seconds"]), int(order["count"])
+        self._pause = float(order.get("pause_seconds", 0.0))
         self._taken = 0
         self.latencies: list[float] = []
         self.answers: list[tuple[int, _Raw]] = []
@@ -120,6 +121,8 @@ class _Run:
             self._taken += 1
             if not connection.is_open:
                 connection = await self._connect()
+            if self._pause:
+                await asyncio.sleep(self._pause)
             began = time.perf_counter()
             try:
                 answer = await asyncio.wait_for(connection.send(self._requests[number]), PATIENCE_SECONDS)

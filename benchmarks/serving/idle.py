@@ -41,7 +41,7 @@ def run(bench: Bench) -> Section:
         protocol=(
             f"One request at a time, {REQUESTS} a repeat, each after {1000 * PAUSE_SECONDS:.0f} ms of rest; the same "
             "inputs one by one through `Encoder.encode` in a process of its own, after as long a rest. They take turns "
-            f"by stretches of {STRETCH}. p50 of each."
+            f"by stretches of {STRETCH}, each over one connection. p50 of each."
         ),
         tables=[Table(title="Latency:", head=("input", "bare ms", "over HTTP ms", "added ms"), lines=lines)],
         goals=goals,
@@ -63,8 +63,9 @@ def _in_turn(
             time.sleep(PAUSE_SECONDS)
             question = {"inputs": [value], "batch_size": 1, "decoded": False}
             bare.append(1000 * encoder.ask(question)["seconds"])
-        for value in stretch:
-            request = system.ask(modality, value, bench.labels[modality])
-            time.sleep(PAUSE_SECONDS)
-            over_http.append(measure(bench.generator, system, [request], 1, 600.0).load.p50_ms)
+        requests = [system.ask(modality, value, bench.labels[modality]) for value in stretch]
+        load = measure(bench.generator, system, requests, 1, 600.0, pause_seconds=PAUSE_SECONDS).load
+        if load.wrong:
+            raise RuntimeError(load.complaint)
+        over_http += load.latencies_ms
     return percentile(bare, 50), percentile(over_http, 50)

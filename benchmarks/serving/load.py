@@ -27,7 +27,7 @@ class Request:
 class Order:
     """Requests, sent in their order and from the start again, by `concurrency` connections that wait for each answer.
 
-    The run ends after `seconds`, or after `count` requests.
+    The run ends after `seconds`, or after `count` requests. A connection rests for `pause_seconds` before each request.
     """
 
     port: int
@@ -35,6 +35,7 @@ class Order:
     concurrency: int
     seconds: float
     count: int = 100_000
+    pause_seconds: float = 0.0
     host: str = "127.0.0.1"
 
 
