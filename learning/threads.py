@@ -9,14 +9,15 @@ for the others after every operator.
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 Result = TypeVar("Result")
 
@@ -24,9 +25,20 @@ Result = TypeVar("Result")
 def compute_alone() -> None:
     """From here on the calling thread computes without helpers."""
     torch.get_num_threads()  # torch gives a thread its number when it is first asked, and must not do so later
-    threadpool_limits(1, user_api="openmp")
-    if (limit := _mkl_limit()) is not None:
-        limit(1)
+    _openmp().limit(limits=1)
+    _limit_mkl(1)
+
+
+@contextmanager
+def computing_alone() -> Iterator[None]:
+    """Within, the calling thread computes without helpers; they spin on after the least of operators."""
+    torch.get_num_threads()
+    try:
+        with _openmp().limit(limits=1):
+            _limit_mkl(1)
+            yield
+    finally:
+        _limit_mkl(0)
 
 
 def shares(sizes: Sequence[int], *, least: int) -> list[list[int]]:
@@ -52,6 +64,12 @@ def each_on_a_core(works: Sequence[Callable[[], Result]]) -> list[Result]:
     return list(_cores().map(lambda work: work(), works))
 
 
+def on_all_cores(work: Callable[[], Result]) -> Result:
+    """What `work` returns in a thread of its own, which has helpers whether the calling one has any or not."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(work).result()
+
+
 @cache
 def _cores() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="core", initializer=compute_alone)
@@ -62,8 +80,20 @@ os.register_at_fork(after_in_child=_cores.cache_clear)
 
 
 @cache
+def _openmp() -> Any:
+    """The OpenMP runtimes of this process, whose numbers are each thread's own."""
+    return ThreadpoolController().select(user_api="openmp")
+
+
+def _limit_mkl(n_threads: int) -> None:
+    """For the calling thread; 0: as all others. Nothing in a torch without MKL."""
+    if (limit := _mkl_limit()) is not None:
+        limit(n_threads)
+
+
+@cache
 def _mkl_limit() -> Callable[[int], object] | None:
-    """MKL's function for the number of the calling thread, which torch does not offer; None in a torch without MKL."""
+    """MKL's function for the number of the calling thread, which torch does not offer."""
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
     except OSError:

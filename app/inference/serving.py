@@ -31,7 +31,7 @@ from app.settings import Settings
 from app.storage import Storage
 from learning.errors import InvalidData, NonFiniteFeatures
 from learning.mixing import MixedEncoder
-from learning.threads import compute_alone
+from learning.threads import compute_alone, computing_alone
 from learning.types import Features
 
 #: So many cells of a table, and so many characters of text, are dealt with at once: a thread would cost more.
@@ -205,10 +205,11 @@ class Serving:
                 groups[row.model.artifact, row.question.top_k, row.question.explain].append(place)
             else:
                 answers[place] = error_of(_not_finite(name))
-        for places in groups.values():
-            found = _headed([rows[place] for place in places], torch.stack([features[place] for place in places]))
-            for place, prediction in zip(places, found, strict=True):
-                answers[place] = prediction
+        with computing_alone():
+            for places in groups.values():
+                found = _headed([rows[place] for place in places], torch.stack([features[place] for place in places]))
+                for place, prediction in zip(places, found, strict=True):
+                    answers[place] = prediction
         return answers
 
     def _features(self, encoder: MixedEncoder, rows: Sequence[EncodedRow]) -> list[Tensor]:

@@ -16,18 +16,41 @@ from torch.nn import functional as F
 
 from learning.grafts import graft_points
 from learning.mixing import GraftedRows, GraftLayout
+from learning.threads import on_all_cores
+
+#: Rows that MKL is told to lay a weight out for. Any number of them may come; around this one texts are encoded most.
+_PACKED_FOR = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Linear:
-    """x W^T + b; weights of half precision compute in theirs."""
+    """x W^T + b; weights of half precision compute in theirs. `packed` is the weight in MKL's own layout, if any.
+
+    Otherwise MKL lays a weight out anew for each product, which for a few short texts takes as long as to multiply.
+    """
 
     weight: Tensor
     bias: Tensor
+    packed: Tensor | None = None
 
     def __call__(self, rows_TF: Tensor) -> Tensor:
-        # oneDNN's own layout of weights is no faster here, and it keeps memory for every number of rows it ever saw.
+        if self.packed is not None:
+            return _mkl_linear(rows_TF, self.packed, self.weight, self.bias, len(rows_TF))
         return F.linear(rows_TF.to(self.weight.dtype), self.weight, self.bias).to(rows_TF.dtype)
+
+
+def _mkl_linear(rows_TF: Tensor, packed: Tensor, weight: Tensor, bias: Tensor, n_rows: int) -> Tensor:
+    found: Tensor = torch.ops.mkl._mkl_linear.default(rows_TF, packed, weight, bias, n_rows)  # noqa: SLF001 - its name
+    return found
+
+
+def _laid_out(weight: Tensor) -> Tensor | None:
+    """None where the weight is not MKL's to multiply."""
+    is_mkls = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkl.is_available()
+    if not is_mkls or not hasattr(torch.ops.mkl, "_mkl_reorder_linear_weight"):
+        return None
+    found: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(weight, _PACKED_FOR)  # noqa: SLF001 - its name
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +79,8 @@ class _Run:
 class PackedBert:
     """The states of a `transformers` BertModel, averaged over each text's tokens.
 
-    It shares that model's weights, but for queries, keys and values, which it holds side by side.
+    It shares that model's weights, but for queries, keys and values, which it holds side by side, and holds all of them
+    a second time as MKL multiplies them.
     """
 
     words_VF: Tensor
@@ -76,10 +100,12 @@ class PackedBert:
             return None
         bert: Any = module
         embeddings = bert.embeddings
+        layers = bert.encoder.layer
         return cls(
             words_VF=embeddings.word_embeddings.weight,
             places_LF=embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0],
-            layers=tuple(_layer(layer, place, dtype) for place, layer in enumerate(bert.encoder.layer)),
+            # MKL lays weights out for as many threads as the one that asks has.
+            layers=on_all_cores(lambda: tuple(_layer(layer, place, dtype) for place, layer in enumerate(layers))),
             n_heads=bert.config.num_attention_heads,
             epsilon=bert.config.layer_norm_eps,
             layout=GraftLayout(points=graft_points(module)),
@@ -176,7 +202,8 @@ def _layer(layer: Any, place: int, dtype: torch.dtype) -> _Layer:
     parts = (attention.query, attention.key, attention.value)
 
     def linear(weight: Tensor, bias: Tensor) -> _Linear:
-        return _Linear(weight=weight.detach().to(dtype), bias=bias.detach().to(dtype))
+        weight = weight.detach().to(dtype)
+        return _Linear(weight=weight, bias=bias.detach().to(dtype), packed=_laid_out(weight))
 
     joined, wide, narrow = layer.attention.output.dense, layer.intermediate.dense, layer.output.dense
     return _Layer(

@@ -29,7 +29,7 @@ BATCH_ROWS = 32
 #: Beyond so many tokens a larger batch is no faster, whether all cores share its operators or each has rows of its own.
 _BATCH_TOKENS, _CORE_TOKENS = 1024, 512
 #: With fewer tokens of its own a core is slower than with its share of every operator.
-_LEAST_CORE_TOKENS = 256
+_LEAST_CORE_TOKENS = 200
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,5 +182,19 @@ def test_half_precision_stays_near(minilm: TextEncoder, texts: Bench):
     assert cosine.min() > 0.999
 
 
+@pytest.mark.parametrize("n_texts", [1, 3, 40, 200])
+def test_texts_are_encoded_alike_when_mkl_lays_out_no_weights(
+    minilm: TextEncoder, monkeypatch: pytest.MonkeyPatch, n_texts: int
+):
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    without = PackedBert.of(minilm.module)
+    assert without is not None
+    assert all(layer.widen.packed is None for layer in without.layers)
+    ready = minilm.ready([TEXTS[place % len(TEXTS)] for place in range(n_texts)])
+    with torch.inference_mode():
+        expected = nn.functional.normalize(without(ready), dim=1)
+    torch.testing.assert_close(minilm.encode_mixed(ready, [None] * n_texts), expected, atol=1e-5, rtol=0)
+
+
 def test_module_of_another_kind_has_no_packed_form():
     assert PackedBert.of(nn.Linear(2, 2)) is None
