@@ -32,6 +32,8 @@ NAME = "Metagraft"
 JOB_SECONDS = 600.0
 #: How far a copy's numbers are from the model's own, in parts of their mean size: others, with the same clear answers.
 HEAD_NOISE, GRAFT_NOISE = 0.01, 0.002
+#: What a process loads in the background once it answers.
+ENCODED = ("text", "image")
 #: A linear head, as peers serve it.
 OPTIONS: dict[str, dict[str, Any]] = {"tabular": {"regularisation": 0.1}}
 #: The model that a table gets by default: a linear head, a kernel and a forest.
@@ -143,9 +145,12 @@ def _graft(encoder: Encoder, generator: torch.Generator) -> Graft:
 
 @contextmanager
 def serving(home: Home, log: Path, *, name: str = NAME, **settings: object) -> Iterator[System]:
-    """`metagraft api` as it comes, with a key and its metrics, and `settings` besides."""
+    """`metagraft api` as it comes, with a key and its metrics, and `settings` besides; its encoders are loaded."""
     log.mkdir(parents=True, exist_ok=True)
+    before = _n_loaded(log)
     with processes.running(["api"], log, data_dir=home.folder / "data", **settings) as api:
+        if settings.get("warm_up", True):
+            processes.until(lambda: _n_loaded(log) >= before + len(ENCODED), processes.START_SECONDS)
         port = int(api.url.rpartition(":")[2])
 
         def ask(model: str, value: Input, labels: Sequence[str]) -> Request:
@@ -155,6 +160,12 @@ def serving(home: Home, log: Path, *, name: str = NAME, **settings: object) -> I
             return Request(path=f"/v1/models/{model}/predict", body=body, headers=headers, checks=checks)
 
         yield System(name=name, port=port, pid=api.process.pid, ask=ask)
+
+
+def _n_loaded(log: Path) -> int:
+    """Encoders that processes which write their log there have loaded."""
+    file = log / "api.log"
+    return file.read_text(errors="replace").count('"encoder_loaded"') if file.exists() else 0
 
 
 @contextmanager
