@@ -33,12 +33,12 @@ def compute_alone() -> None:
 def computing_alone() -> Iterator[None]:
     """Within, the calling thread computes without helpers; they spin on after the least of operators."""
     torch.get_num_threads()
-    try:
-        with _openmp().limit(limits=1):
-            _limit_mkl(1)
+    with _openmp().limit(limits=1):
+        before = _limit_mkl(1)
+        try:
             yield
-    finally:
-        _limit_mkl(0)
+        finally:
+            _limit_mkl(before)
 
 
 def shares(sizes: Sequence[int], *, least: int) -> list[list[int]]:
@@ -85,18 +85,18 @@ def _openmp() -> Any:
     return ThreadpoolController().select(user_api="openmp")
 
 
-def _limit_mkl(n_threads: int) -> None:
-    """For the calling thread; 0: as all others. Nothing in a torch without MKL."""
-    if (limit := _mkl_limit()) is not None:
-        limit(n_threads)
+def _limit_mkl(n_threads: int) -> int:
+    """For the calling thread; 0: as all others. What it was before. Nothing in a torch without MKL."""
+    limit = _mkl_limit()
+    return 0 if limit is None else limit(n_threads)
 
 
 @cache
-def _mkl_limit() -> Callable[[int], object] | None:
+def _mkl_limit() -> Callable[[int], int] | None:
     """MKL's function for the number of the calling thread, which torch does not offer."""
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
     except OSError:
         return None
-    found: Callable[[int], object] | None = getattr(library, "MKL_Set_Num_Threads_Local", None)
+    found: Callable[[int], int] | None = getattr(library, "MKL_Set_Num_Threads_Local", None)
     return found

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from learning.threads import compute_alone, each_on_a_core, shares
+from learning.threads import _limit_mkl, _mkl_limit, compute_alone, computing_alone, each_on_a_core, shares
 
 
 @pytest.fixture
@@ -30,6 +30,31 @@ def test_computing_alone_is_up_to_each_thread():
     assert _in_thread(torch.get_num_threads) == 2
     assert _in_thread(compute_alone, torch.get_num_threads) == 1
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_thread_computes_as_before_when_it_has_computed_alone_for_a_while():
+    def numbers() -> list[int]:
+        before = torch.get_num_threads()
+        with computing_alone():
+            within = torch.get_num_threads()
+        return [before, within, torch.get_num_threads()]
+
+    with ThreadPoolExecutor(1) as executor:
+        assert executor.submit(numbers).result() == [2, 1, 2]
+    with ThreadPoolExecutor(1, initializer=compute_alone) as executor:
+        assert executor.submit(numbers).result() == [1, 1, 1]
+
+
+@pytest.mark.skipif(_mkl_limit() is None, reason="this torch has no MKL")
+def test_mkl_stays_limited_when_a_thread_computes_alone_anyway():
+    def left() -> int:
+        with computing_alone():
+            pass
+        return _limit_mkl(0)
+
+    with ThreadPoolExecutor(1, initializer=compute_alone) as executor:
+        assert executor.submit(left).result() == 1
 
 
 @pytest.mark.usefixtures("two_threads")
