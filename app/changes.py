@@ -4,7 +4,8 @@ A predict call needs its key, and the version that its model's alias names. Both
 remembers them. Every transaction that changes one of the tables behind them counts up a row of `generations` as its
 last act; a process reads that row at most twice a second, and forgets everything once it has grown. So a key that was
 revoked, a version that was published and an alias that was moved hold for every process within `FRESH_SECONDS`, and for
-the process that did it at once.
+the process that did it at once. So they do for a process that has told a client of something newer: whoever sees a job
+end is answered by its version.
 """
 
 import threading

@@ -101,7 +101,7 @@ class Database:
         self.engine = make_engine(settings)
         self._writers = sessionmaker(self.engine, expire_on_commit=False)
         self._listeners: list[Callable[[], None]] = []
-        count_changes(self._writers, self._tell)
+        count_changes(self._writers, self.look_again)
         self._readers = sessionmaker(self.engine.execution_options(read_only=True), expire_on_commit=False)
 
     def session(self, *, read_only: bool = False) -> Session:
@@ -118,7 +118,8 @@ class Database:
         """Calls `listener` after every commit of this process that changed what is remembered (app/changes.py)."""
         self._listeners.append(listener)
 
-    def _tell(self) -> None:
+    def look_again(self) -> None:
+        """Has nothing that is remembered be used before another look; for whoever tells a client what may be newer."""
         for listener in self._listeners:
             listener()
 

@@ -82,6 +82,8 @@ def get_read_session(services: Annotated[Services, Depends(_services)]) -> Itera
     """A session that never takes SQLite's write lock."""
     with services.database.session(read_only=True) as session:
         yield session
+    # A client that has read of a new version must not be answered by the one before.
+    services.database.look_again()
 
 
 ServicesDep = Annotated[Services, Depends(_services)]

@@ -31,6 +31,8 @@ def _read(database: Database, job_id: str, after: int) -> tuple[list[EventRead],
     with database.session(read_only=True) as session:
         state = session.scalar(select(Job.state).where(Job.id == job_id))
         found = [EventRead.model_validate(event) for event in service.events(session, job_id, after)]
+    if found:
+        database.look_again()  # the last one may tell of a new version
     return found, (state is None or state in TERMINAL) and len(found) < service.MAX_EVENTS
 
 

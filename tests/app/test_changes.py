@@ -11,6 +11,7 @@ from app.changes import FRESH_SECONDS, Remembered
 from app.db import Database
 from app.dependencies import Services
 from app.ids import new_id
+from app.jobs import streaming
 from app.main import make_services
 from app.models import aliases
 from app.models.service import delete_model, delete_version
@@ -18,6 +19,7 @@ from app.security import DEFAULT_PROJECT, create_key
 from app.settings import Settings
 from app.tables import ApiKey, ModelAlias, Project
 from tests.app.adapted import publish, services_of
+from tests.jobs import queued
 
 
 class Clock:
@@ -177,6 +179,32 @@ def test_every_process_answers_by_the_new_version_within_two_seconds(client: Tes
         assert client.post("/v1/models/m/predict", json=row).json()["version"] == 2
     finally:
         elsewhere.database.dispose()
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/models/m", "/v1/models/m/versions", "/v1/models/m/aliases/latest"])
+def test_client_that_has_read_of_a_new_version_is_answered_by_it(client: TestClient, settings: Settings, path: str):
+    row = {"inputs": [{"size": 1.0, "colour": "red"}]}
+    publish(services_of(client), "m")
+    asked = services_of(client).versions
+    asked._clock = lambda: 1.0  # half a second never passes
+    assert client.post("/v1/models/m/predict", json=row).json()["version"] == 1
+    elsewhere = make_services(settings)
+    try:
+        publish(elsewhere, "m")
+    finally:
+        elsewhere.database.dispose()
+    assert client.post("/v1/models/m/predict", json=row).json()["version"] == 1
+    assert client.get(path).status_code == 200
+    assert client.post("/v1/models/m/predict", json=row).json()["version"] == 2
+
+
+def test_event_that_is_streamed_is_not_older_than_the_next_answer(services: Services):
+    job_id = queued(services)
+    remembered: Remembered[str, int] = Remembered(services.database, Clock())
+    remembered.get_or_read("a", Reader())
+    found, _ = streaming._read(services.database, job_id, 0)
+    assert found
+    assert remembered.get("a") is None
 
 
 def test_model_named_again_after_its_deletion_is_the_new_one(client: TestClient):
