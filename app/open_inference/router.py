@@ -64,6 +64,7 @@ def index_repository(services: ServicesDep, caller: Caller, _body: IndexRequest 
     """The project's models, each with its newest version."""
     with services.database.session(read_only=True) as session:
         found = service.newest_numbers(session, caller.project_id)
+    services.database.look_again()  # as in app/dependencies.py
     return [IndexedModel(name=name, version=str(number), state="READY", reason="") for name, number in found]
 
 
@@ -149,6 +150,7 @@ def _described(services: Services, caller: Principal, name: str, **selector: Any
     with services.database.session(read_only=True) as session:
         model, version = service.resolve(session, caller.project_id, name, **selector)
         numbers = service.numbers(session, model)
+    services.database.look_again()  # as in app/dependencies.py
     learner = services.inference.serving.models.get(version.artifact).learner
     return ModelMetadata(
         name=model.name,

@@ -181,7 +181,10 @@ def test_every_process_answers_by_the_new_version_within_two_seconds(client: Tes
         elsewhere.database.dispose()
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/models/m", "/v1/models/m/versions", "/v1/models/m/aliases/latest"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/jobs", "/v1/models/m", "/v1/models/m/versions", "/v1/models/m/aliases/latest", "/v2/models/m"],
+)
 def test_client_that_has_read_of_a_new_version_is_answered_by_it(client: TestClient, settings: Settings, path: str):
     row = {"inputs": [{"size": 1.0, "colour": "red"}]}
     publish(services_of(client), "m")
